@@ -1,0 +1,169 @@
+"""Weights on disk: a folder per component with ``config.json`` and ``model.safetensors``.
+
+A model is a folder with the components ``tokenizer`` and ``transformer``, a ``config.json`` with
+the default decode settings and a model card, ``README.md``. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from maskweave.errors import MaskweaveError
+from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
+from maskweave.transformer import BidirectionalTransformer, TransformerConfig
+
+SHIPPED = Path(__file__).parent / "models"
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+LARGEST_CONFIG = 1 << 20
+"""Bytes beyond which a config.json is not read."""
+
+Config = TypeVar("Config", TokenizerConfig, TransformerConfig)
+
+
+def save_component(
+    module: nn.Module, directory: Path, dtype: torch.dtype | None = None
+) -> None:
+    """Write a VQGAN or a BidirectionalTransformer; each file appears under its name only when whole.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Has a dataclass ``config``.
+    directory : Path
+        Made if missing.
+    dtype : torch.dtype, optional
+        Store floating-point weights as this type, for instance ``torch.float16``.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = {
+        name: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous()
+        for name, value in module.state_dict().items()
+    }
+    unfinished = directory / "model.safetensors.unfinished"
+    save_file(weights, unfinished)
+    os.replace(unfinished, directory / "model.safetensors")
+    config = dataclasses.asdict(module.config)  # type: ignore[call-overload]
+    write_json(directory / "config.json", config)
+
+
+def load_tokenizer(directory: Path) -> VQGAN:
+    """Load a tokenizer component, in float32 and evaluation mode.
+
+    Raises
+    ------
+    MaskweaveError
+        If files are missing or broken, or the weights hold NaN or do not fit the config.
+    """
+    return _load(VQGAN(_config(TokenizerConfig, directory)), directory)
+
+
+def load_transformer(directory: Path) -> BidirectionalTransformer:
+    """Load a transformer component, as ``load_tokenizer`` does."""
+    return _load(BidirectionalTransformer(_config(TransformerConfig, directory)), directory)
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
+
+
+def resolve(name: str | Path) -> Path:
+    """Return the folder of a model.
+
+    Parameters
+    ----------
+    name : str or Path
+        The name of a shipped model, a folder, or an id on the Hugging Face hub such as
+        ``owner/model``, of which the JSON, safetensors and Markdown files are downloaded.
+
+    Raises
+    ------
+    MaskweaveError
+        If there is no such model or the hub cannot be reached.
+    """
+    if str(name) in shipped_models():
+        return SHIPPED / str(name)
+    if Path(name).is_dir():
+        return Path(name)
+    shipped = ", ".join(shipped_models()) or "none"
+    if not HUB_ID.fullmatch(str(name)):
+        raise MaskweaveError(f"unknown model {str(name)!r}: no folder, and shipped are {shipped}")
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.snapshot_download(
+            str(name), allow_patterns=["*.json", "*.safetensors", "*.md"]
+        )
+    # The hub client raises errors of its HTTP library, whichever it is, beside its own.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MaskweaveError(
+            f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped}): {reason}"
+        ) from error
+    return Path(found)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of at most 1 MB.
+
+    Raises
+    ------
+    MaskweaveError
+        If the file is missing, too large or no JSON object.
+    """
+    try:
+        if file.stat().st_size > LARGEST_CONFIG:
+            raise MaskweaveError(f"{file} is larger than a config can be")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MaskweaveError(f"cannot read {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise MaskweaveError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise MaskweaveError(f"{file} does not hold a JSON object")
+    return content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object; the file appears under its name only when whole."""
+    unfinished = file.with_name(file.name + ".unfinished")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+def _config(kind: type[Config], directory: Path) -> Config:
+    file = directory / "config.json"
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in read_json(file).items()
+    }
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise MaskweaveError(f"{file} does not describe a {kind.__name__}: {error}") from error
+
+
+Module = TypeVar("Module", VQGAN, BidirectionalTransformer)
+
+
+def _load(module: Module, directory: Path) -> Module:
+    file = directory / "model.safetensors"
+    try:
+        weights = load_file(file)
+        module.load_state_dict(weights)
+    except (OSError, SafetensorError) as error:
+        raise MaskweaveError(f"cannot read {file}: {error}") from error
+    except RuntimeError as error:
+        raise MaskweaveError(f"{file} does not fit its config.json: {error}") from error
+    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise MaskweaveError(f"{file} holds NaN or infinite weights in {', '.join(broken[:3])}")
+    return module.eval()

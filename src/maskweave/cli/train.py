@@ -1,0 +1,52 @@
+"""``maskweave train``: both stages of training on a folder of images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+train_app = typer.Typer(help="Train a tokenizer, then a transformer, on your own images.")
+
+Data = Annotated[Path, typer.Option(help="Folder of training images, searched recursively.")]
+Output = Annotated[Path, typer.Option(help="The run's folder; a run in it goes on.")]
+Validation = Annotated[Path | None, typer.Option(help="Folder of images for samples and figures.")]
+Preset = Annotated[str, typer.Option(help="Name of a recipe.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="Override, as in run.steps=1000; repeatable.")
+]
+
+
+@train_app.command()
+def tokenizer(
+    data: Data,
+    output: Output,
+    validation: Validation = None,
+    preset: Preset = "cats64",
+    set_: Set = None,
+) -> None:
+    """Stage 1: train the tokenizer."""
+    from maskweave.presets import TOKENIZERS
+    from maskweave.training.overrides import override, pick
+    from maskweave.training.train import train_tokenizer
+
+    recipe = override(pick(TOKENIZERS, preset), set_ or [])
+    train_tokenizer(recipe, data, output, validation)
+
+
+@train_app.command()
+def transformer(
+    data: Data,
+    output: Output,
+    tokenizer: Annotated[str, typer.Option(help="Run of stage 1, model folder or model name.")],
+    validation: Validation = None,
+    preset: Preset = "cats64",
+    set_: Set = None,
+) -> None:
+    """Stage 2: train the transformer on the tokens of a tokenizer."""
+    from maskweave.checkpoint import resolve
+    from maskweave.presets import TRANSFORMERS
+    from maskweave.training.overrides import override, pick
+    from maskweave.training.train import train_transformer
+
+    recipe = override(pick(TRANSFORMERS, preset), set_ or [])
+    train_transformer(recipe, data, resolve(tokenizer) / "tokenizer", output, validation)

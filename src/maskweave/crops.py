@@ -1,0 +1,126 @@
+"""Images of any size: square crops around the holes, down to the model's size and back.
+
+Pixels under a hole are blanked before anything else looks at them.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+CONTEXT = 2.0
+"""Side of a crop, as a multiple of the longer side of the hole in it."""
+
+LEAST_CONTEXT = 1.5
+"""A crop is square unless the image is too small to give a square this much context."""
+
+
+class Crop(NamedTuple):
+    """A window of an image and the hole pixels that are to be filled from it."""
+
+    rows: slice
+    """Vertical extent, in pixels."""
+    columns: slice
+    """Horizontal extent, in pixels."""
+    part: Bool[np.ndarray, "height width"]
+    """Of the window: the hole pixels that this crop fills; each belongs to one crop only."""
+
+
+def plan_crops(hole: Bool[np.ndarray, "height width"], size: int) -> list[Crop]:
+    """Cover every connected part of a hole by a crop with context around it.
+
+    The largest parts come first, and a crop takes along all smaller parts that lie wholly in it.
+    An image of the model's ``size`` is one crop.
+    """
+    height, width = hole.shape
+    if not hole.any():
+        return []
+    if (height, width) == (size, size):
+        return [Crop(slice(0, size), slice(0, size), hole)]
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(hole.astype(np.uint8), connectivity=8)
+    left, top, box_width, box_height, area = stats.T
+    waiting = np.ones(len(stats), dtype=bool)
+    waiting[0] = False  # the background
+    crops: list[Crop] = []
+    for label in np.argsort(-area, kind="stable"):
+        if not waiting[label]:
+            continue
+        longer = max(box_height[label], box_width[label])
+        shorter_side = min(height, width)
+        side = max(size, round(CONTEXT * longer))
+        if shorter_side >= LEAST_CONTEXT * longer:
+            side = min(side, shorter_side)
+        rows = _window(top[label], box_height[label], side, height)
+        columns = _window(left[label], box_width[label], side, width)
+        inside = (
+            waiting
+            & (top >= rows.start)
+            & (top + box_height <= rows.stop)
+            & (left >= columns.start)
+            & (left + box_width <= columns.stop)
+        )
+        waiting &= ~inside
+        crops.append(Crop(rows, columns, inside[labels[rows, columns]]))
+    return crops
+
+
+def shrink(
+    pixels: UInt8[np.ndarray, "height width 3"], hole: Bool[np.ndarray, "height width"], size: int
+) -> tuple[Float[Tensor, "3 size size"], Bool[Tensor, "size size"]]:
+    """Resize a crop to the model's size: known pixels in [-1, 1], zero in the hole, and the hole.
+
+    A small pixel is hole as soon as any hole pixel contributes to it, and known colours are
+    averaged over known pixels alone.
+    """
+    known = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    keep = torch.from_numpy(~hole)[None].float()
+    if hole.shape != (size, size):
+        both = torch.cat([known * keep, keep])[None]
+        both = F.interpolate(both, (size, size), mode="bilinear", antialias=True)[0]
+        keep = both[3:]
+        known = (both[:3] / keep.clamp(min=1e-3)).clamp(-1, 1)
+    small_hole = keep[0] < 1 - 1e-3
+    return known.masked_fill(small_hole, 0.0), small_hole
+
+
+def enlarge(
+    painted: Float[Tensor, "3 size size"],
+    pixels: UInt8[np.ndarray, "height width 3"],
+    hole: Bool[np.ndarray, "height width"],
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resize what the model painted to the crop, matched to the known pixels beside the hole."""
+    height, width = hole.shape
+    image = painted.float().cpu()
+    if image.shape[1:] != hole.shape:
+        image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
+    array = ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
+    scale = max(height, width) / painted.shape[-1]
+    if scale > 1:
+        array = _feather(array, pixels, hole, sigma=scale)
+    return array.round().clip(0, 255).astype(np.uint8)
+
+
+def _feather(
+    fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, sigma: float
+) -> np.ndarray:
+    """Shift the fill towards the known colours at the hole's border, fading out into the hole.
+
+    The difference between known pixels and fill, averaged over the known pixels nearby, is added
+    with a weight that is 1 at a straight border (where half of a Gaussian's mass is known).
+    """
+    keep = (~hole).astype(np.float32)[:, :, None]
+    difference = (pixels.astype(np.float32) - fill) * keep
+    mass = cv2.GaussianBlur(keep, (0, 0), sigma)[:, :, None]
+    correction = cv2.GaussianBlur(difference, (0, 0), sigma) / np.maximum(mass, 1e-3)
+    return fill + np.minimum(2 * mass, 1) * correction
+
+
+def _window(start: int, length: int, side: int, limit: int) -> slice:
+    """Center a window of ``side`` on a span, moved and cut to lie within [0, limit)."""
+    side = min(side, limit)
+    first = int(np.clip(start + length // 2 - side // 2, 0, limit - side))
+    return slice(first, first + side)

@@ -1,0 +1,175 @@
+"""Holes in pixels, drawn as inpainting papers draw them, and what they hide of the token grid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool
+from torch import Tensor
+
+from maskweave.errors import MaskweaveError
+
+KINDS = ("random-walk", "thin", "medium", "thick", "box", "half")
+
+LAMA_SIZE = 256
+"""The image size for which LaMa states its lengths, in pixels."""
+
+LARGEST_SHARE = 0.5
+"""LaMa draws a hole again when it covers more of the image than this."""
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Free-form strokes with LaMa's parameters (Suvorov et al. 2022, configs/data_gen/random_*_256.yaml)."""
+
+    fewest: int
+    """Smallest number of strokes."""
+    most: int
+    """Largest number of strokes."""
+    width: int
+    """Bound of the brush width, in pixels of a 256-pixel image."""
+    length: int
+    """Bound of one segment's length, in pixels of a 256-pixel image."""
+
+
+THIN = Strokes(fewest=4, most=50, width=10, length=40)
+MEDIUM = Strokes(fewest=4, most=5, width=50, length=100)
+THICK = Strokes(fewest=1, most=5, width=100, length=200)
+
+
+def draw_hole(
+    kind: str, height: int, width: int, rng: np.random.Generator
+) -> Bool[np.ndarray, "height width"]:
+    """Draw one hole.
+
+    Parameters
+    ----------
+    kind : str
+        One of ``KINDS``. ``random-walk`` covers 10 to 30 % of the image as in the reference
+        experiment; ``thin``, ``medium``, ``thick`` and ``box`` follow LaMa, scaled from 256 pixels
+        to the shorter side and covering at most half of the image; ``half`` is the left, right,
+        upper or lower half.
+    height, width : int
+        Size in pixels, at least 8.
+    rng : numpy.random.Generator
+        Source of randomness: the same state gives the same hole.
+
+    Returns
+    -------
+    numpy.ndarray
+        True in the hole, at least one pixel of it.
+
+    Raises
+    ------
+    MaskweaveError
+        If the kind is unknown or the size too small.
+    """
+    if min(height, width) < 8:
+        raise MaskweaveError(f"a hole needs at least 8x8 pixels, got {height}x{width}")
+    match kind:
+        case "random-walk":
+            return _random_walk(height, width, rng)
+        case "thin":
+            return _redraw_large(lambda: _strokes(THIN, height, width, rng))
+        case "medium":
+            return _redraw_large(lambda: _strokes(MEDIUM, height, width, rng))
+        case "thick":
+            return _redraw_large(lambda: _strokes(THICK, height, width, rng))
+        case "box":
+            return _redraw_large(lambda: _boxes(height, width, rng))
+        case "half":
+            return _half(height, width, rng)
+        case _:
+            raise MaskweaveError(f"unknown kind of hole {kind!r}; known are {', '.join(KINDS)}")
+
+
+def draw_holes(
+    kinds: Sequence[str], batch: int, height: int, width: int, rng: np.random.Generator
+) -> Bool[Tensor, "batch height width"]:
+    """Draw a hole for each image of a batch, each of a kind chosen evenly among ``kinds``."""
+    holes = [draw_hole(kinds[rng.integers(len(kinds))], height, width, rng) for _ in range(batch)]
+    return torch.from_numpy(np.stack(holes))
+
+
+def token_mask(
+    hole: Bool[Tensor, "batch height width"], patch: int
+) -> Bool[Tensor, "batch length"]:
+    """Say which tokens a hole hides: those with any pixel in it, row by row.
+
+    ``patch`` is the side of a token's patch in pixels and divides the height and the width.
+    """
+    return F.max_pool2d(hole[:, None].float(), patch).flatten(1).bool()
+
+
+def _random_walk(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Walk in unit steps, reflected at the border, until 10 to 30 % of a 64-cell grid is covered."""
+    cell = max(1, round(min(height, width) / 64))
+    rows, columns = math.ceil(height / cell), math.ceil(width / cell)
+    target = rng.uniform(0.1, 0.3) * rows * columns
+    position = np.array([rng.integers(rows), rng.integers(columns)])
+    visited = np.zeros((rows, columns), dtype=bool)
+    steps = np.array([[0, 1], [0, -1], [1, 0], [-1, 0]])
+    while visited.sum() < target:
+        stretch = position + np.cumsum(steps[rng.integers(4, size=256)], axis=0)
+        path = np.stack([_reflect(stretch[:, 0], rows), _reflect(stretch[:, 1], columns)], axis=1)
+        visited[path[:, 0], path[:, 1]] = True
+        position = path[-1]
+    return visited.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
+
+
+def _reflect(position: np.ndarray, size: int) -> np.ndarray:
+    folded = position % (2 * size)
+    return np.where(folded < size, folded, 2 * size - 1 - folded)
+
+
+def _strokes(kind: Strokes, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw LaMa's ``make_random_irregular_mask``: polylines of up to five segments."""
+    scale = min(height, width) / LAMA_SIZE
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    for stroke in range(rng.integers(kind.fewest, kind.most + 1)):
+        x, y = rng.integers(width), rng.integers(height)
+        for _ in range(1 + rng.integers(5)):
+            angle = 0.01 + rng.integers(4)
+            if stroke % 2 == 0:
+                angle = 2 * math.pi - angle
+            length = scale * (10 + rng.integers(kind.length))
+            brush = max(1, round(scale * (5 + rng.integers(kind.width))))
+            end_x = int(np.clip(x + length * math.sin(angle), 0, width))
+            end_y = int(np.clip(y + length * math.cos(angle), 0, height))
+            cv2.line(canvas, (int(x), int(y)), (end_x, end_y), 1, brush)
+            x, y = end_x, end_y
+    return canvas.astype(bool)
+
+
+def _boxes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw one to three rectangles with sides of 30 to 150 pixels of a 256-pixel image."""
+    scale = min(height, width) / LAMA_SIZE
+    margin = int(10 * scale)
+    hole = np.zeros((height, width), dtype=bool)
+    for _ in range(rng.integers(1, 4)):
+        h, w = (max(1, round(scale * side)) for side in rng.integers(30, 150, size=2))
+        top = rng.integers(margin, height - margin - h + 1)
+        left = rng.integers(margin, width - margin - w + 1)
+        hole[top : top + h, left : left + w] = True
+    return hole
+
+
+def _half(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    hole = np.zeros((height, width), dtype=bool)
+    side = rng.integers(4)
+    if side < 2:
+        hole[:, : width // 2] = True
+    else:
+        hole[: height // 2] = True
+    return hole if side % 2 == 0 else ~hole
+
+
+def _redraw_large(draw) -> np.ndarray:  # noqa: ANN001
+    while True:
+        hole = draw()
+        if 0 < hole.mean() <= LARGEST_SHARE:
+            return hole

@@ -1,0 +1,28 @@
+"""Recipes by name: what to pass to ``maskweave train ... --preset``."""
+
+from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training.loop import RunConfig
+from maskweave.training.optimiser import OptimiserConfig
+from maskweave.training.tokenizer_task import TokenizerRecipe
+from maskweave.training.transformer_task import TransformerRecipe
+from maskweave.transformer import TransformerConfig
+
+TOKENIZERS = {
+    # 64x64 images, 256 tokens of 4x4 pixels: the tokenizer of the shipped cats64.
+    "cats64": TokenizerRecipe(
+        model=TokenizerConfig(),
+        optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99)),
+        run=RunConfig(steps=3000, batch_size=32),
+    ),
+}
+
+TRANSFORMERS = {
+    # The transformer of the shipped cats64, small enough for 32 MB and two CPU cores.
+    "cats64": TransformerRecipe(
+        model=TransformerConfig(
+            dim=320, layers=8, heads=8, mlp_dim=1024, pre_norm=True, attention_dropout=0.0
+        ),
+        optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05),
+        run=RunConfig(steps=2000, batch_size=64),
+    ),
+}

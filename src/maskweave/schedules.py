@@ -1,0 +1,82 @@
+"""Mask schedules: which share of the tokens is masked, given how far decoding has come.
+
+MaskGIT (Chang et al. 2022), section 3.3: gamma maps progress in [0, 1] to a ratio in [0, 1],
+starts at 1, ends at 0 and never rises.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from maskweave.errors import MaskweaveError
+
+Schedule = Callable[[Float[Tensor, "*shape"]], Float[Tensor, "*shape"]]
+
+
+def linear(progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return 1 - r."""
+    return 1 - progress
+
+
+def cosine(progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return cos(pi r / 2), the paper's choice: few tokens first, many last."""
+    return torch.cos(progress * (math.pi / 2))
+
+
+def square(progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return 1 - r^2."""
+    return 1 - progress.square()
+
+
+def arccos(progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return 2 arccos(r) / pi, as MAGE and Muse use in training: mostly near the middle and above."""
+    return torch.arccos(progress) * (2 / math.pi)
+
+
+SCHEDULES: dict[str, Schedule] = {
+    "linear": linear,
+    "cosine": cosine,
+    "square": square,
+    "arccos": arccos,
+}
+
+
+def named(name: str) -> Schedule:
+    """Return the schedule of this name.
+
+    Raises
+    ------
+    MaskweaveError
+        If there is none; the message lists those that there are.
+    """
+    if name not in SCHEDULES:
+        raise MaskweaveError(f"unknown schedule {name!r}; known are {', '.join(SCHEDULES)}")
+    return SCHEDULES[name]
+
+
+def masked_after(
+    schedule: Schedule, steps: int, holes: Int[Tensor, "batch"]
+) -> Int[Tensor, "steps batch"]:
+    """Return how many tokens of each image are still masked after each step.
+
+    That is floor(gamma(k / T) n) for k = 1 .. T and n masked tokens at first, except that every
+    step reveals at least one token (while there is one) and the last step reveals all.
+
+    Parameters
+    ----------
+    schedule : Schedule
+        gamma.
+    steps : int
+        T, at least 1.
+    holes : Tensor
+        n for every image, on any device.
+    """
+    progress = torch.arange(1, steps + 1, dtype=torch.float64, device=holes.device) / steps
+    wanted = (schedule(progress)[:, None] * holes).floor().long()  # (T, B)
+    at_most = holes - torch.arange(1, steps + 1, device=holes.device)[:, None]
+    left = torch.minimum(wanted, at_most).clamp(min=0)
+    left[-1] = 0
+    return left

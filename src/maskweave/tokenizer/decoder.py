@@ -1,0 +1,78 @@
+"""The decoder: a U-Net that paints the hole from tokens while it looks at the known pixels."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group norm, around a skip."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to the same shape."""
+        hidden = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(hidden)))
+
+
+class Decoder(nn.Module):
+    """Paint an image from the codes of its tokens, the known pixels and the hole.
+
+    The known pixels come down through the left side of the U-Net and meet the codes at the token
+    grid; skips carry them to the right side, so that the fill joins them without a seam.
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Widths from full resolution down to the token grid, each level half the size of the one
+        before. Narrow where pixels are many and wide where they are few, for speed on a CPU.
+    blocks : int
+        Residual blocks at the token grid.
+    code_dim : int
+        Length of a code.
+    """
+
+    def __init__(self, channels: Sequence[int], blocks: int, code_dim: int) -> None:
+        super().__init__()
+        steps = list(zip(channels[:-1], channels[1:], strict=True))
+        self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps
+        )
+        self.embed = nn.Conv2d(code_dim, channels[-1], 1)
+        self.middle = nn.Sequential(*(ResidualBlock(channels[-1]) for _ in range(blocks)))
+        self.ups = nn.ModuleList(
+            nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in reversed(steps)
+        )
+        self.up_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in reversed(steps))
+        self.norm = nn.GroupNorm(8, channels[0])
+        self.output = nn.Conv2d(channels[0], 3, 3, padding=1)
+
+    def forward(
+        self,
+        codes: Float[Tensor, "batch code_dim rows columns"],
+        known: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Return the whole image; nothing of ``known`` under the hole is read."""
+        hole = hole[:, None]
+        x = self.stem(torch.cat([known.masked_fill(hole, 0.0), hole.to(known.dtype)], dim=1))
+        skips: list[Tensor] = []
+        for block, down in zip(self.down_blocks, self.downs, strict=True):
+            x = block(x)
+            skips.append(x)
+            x = down(x)
+        x = self.middle(x + self.embed(codes))
+        for up, block in zip(self.ups, self.up_blocks, strict=True):
+            x = block(up(F.interpolate(x, scale_factor=2.0)) + skips.pop())
+        return self.output(F.silu(self.norm(x)))

@@ -1,0 +1,44 @@
+"""The patch encoder: each token is computed from its own patch of pixels and from nothing else."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ResidualMLP(nn.Module):
+    """A residual two-layer perceptron over the channels of each position."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.hidden = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., dim) to (..., dim)."""
+        return x + self.output(F.gelu(self.hidden(self.norm(x))))
+
+
+class PatchEncoder(nn.Module):
+    """Encode an image patch by patch.
+
+    No position sees its neighbours, so the tokens of whole known patches are the same whether or
+    not there is a hole beside them: the encoder cannot peek, and tokens cached from clean images
+    are those that the sampler will meet.
+    """
+
+    def __init__(self, patch: int, dim: int, blocks: int, code_dim: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.embed = nn.Linear(3 * patch * patch, dim)
+        self.blocks = nn.Sequential(*(ResidualMLP(dim) for _ in range(blocks)))
+        self.norm = nn.LayerNorm(dim)
+        self.output = nn.Linear(dim, code_dim)
+
+    def forward(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch length code_dim"]:
+        """Return the latent of every patch, row by row."""
+        patches = F.pixel_unshuffle(images, self.patch)  # (B, 3 p p, h, w)
+        x = self.embed(patches.flatten(2).transpose(1, 2))  # (B, h w, dim)
+        return self.output(self.norm(self.blocks(x)))

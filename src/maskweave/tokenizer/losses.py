@@ -1,0 +1,52 @@
+"""The losses of the first stage (VQGAN, Esser et al. 2021, section 3.1)."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from maskweave.errors import MaskweaveError
+
+
+def pixel_loss(
+    painted: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    known_weight: float,
+) -> Float[Tensor, ""]:
+    """Mean absolute error, with weight 1 in the hole and ``known_weight`` outside it."""
+    weight = torch.where(hole, 1.0, known_weight)[:, None]
+    return ((painted - images).abs() * weight).sum() / (3 * weight.sum())
+
+
+def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
+    """Hinge loss of the discriminator's logits (Lim and Ye 2017, eq. 1)."""
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+
+def adaptive_weight(
+    reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_layer: Tensor
+) -> Float[Tensor, ""]:
+    """Weigh the adversarial loss so that both gradients at the last layer are equally long (eq. 7)."""
+    (reconstruction_gradient,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
+    (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
+    ratio = reconstruction_gradient.norm() / (adversarial_gradient.norm() + 1e-4)
+    return ratio.clamp(max=1e4).detach()
+
+
+def perceptual_loss() -> LearnedPerceptualImagePatchSimilarity:
+    """Return LPIPS on SqueezeNet (Zhang et al. 2018) for images in [-1, 1].
+
+    Raises
+    ------
+    MaskweaveError
+        If torchvision's SqueezeNet weights are neither in ``TORCH_HOME`` nor can be downloaded.
+    """
+    try:
+        return LearnedPerceptualImagePatchSimilarity(net_type="squeeze")
+    except OSError as error:
+        raise MaskweaveError(
+            "LPIPS needs torchvision's SqueezeNet weights: connect once to download them, or set "
+            f"TORCH_HOME to a folder that has them ({error})"
+        ) from error

@@ -1,0 +1,95 @@
+"""The codebook: vector quantisation with straight-through gradients."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class Quantized(NamedTuple):
+    """What quantisation returns."""
+
+    codes: Tensor
+    """Float, (batch, length, code_dim): the nearest codes; gradients pass straight through."""
+    tokens: Tensor
+    """Int, (batch, length): their indices."""
+    loss: Tensor
+    """Scalar: codebook loss plus commitment loss."""
+
+
+class Codebook(nn.Module):
+    """A codebook on the unit sphere: low-dimensional, L2-normalised codes (ViT-VQGAN, Yu et al. 2022, 3.2).
+
+    Codes that fall out of use are seeded again from encoder outputs by ``revive``.
+    """
+
+    usage: Tensor
+
+    def __init__(self, size: int, code_dim: int, commitment: float = 0.25) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(F.normalize(torch.randn(size, code_dim), dim=-1))
+        self.commitment = commitment
+        # Running share of tokens per code, in units of an even share: 1 means used like the others.
+        self.register_buffer("usage", torch.ones(size))
+
+    def forward(self, latents: Float[Tensor, "batch length code_dim"]) -> Quantized:
+        """Replace each latent by its nearest code (VQ-VAE, van den Oord et al. 2017, eq. 2 and 3)."""
+        latents = F.normalize(latents.float(), dim=-1)
+        tokens = self.nearest(latents)
+        codes = self.lookup(tokens)
+        loss = (
+            (codes - latents.detach()).square().sum(-1).mean()
+            + self.commitment * (latents - codes.detach()).square().sum(-1).mean()
+        )
+        return Quantized(latents + (codes - latents).detach(), tokens, loss)
+
+    def nearest(
+        self, latents: Float[Tensor, "batch length code_dim"]
+    ) -> Int[Tensor, "batch length"]:
+        """Return the index of the code with the largest cosine similarity."""
+        return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.weight, dim=-1).T).argmax(-1)
+
+    def lookup(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length code_dim"]:
+        """Return the unit-length code of every token."""
+        return F.normalize(self.weight, dim=-1)[tokens]
+
+    @torch.no_grad()
+    def revive(
+        self,
+        latents: Float[Tensor, "batch length code_dim"],
+        tokens: Int[Tensor, "batch length"],
+        generator: torch.Generator,
+        decay: float = 0.99,
+        dead_below: float = 0.05,
+    ) -> int:
+        """Record which codes are in use and move the dead ones onto latents of this batch.
+
+        Parameters
+        ----------
+        latents, tokens : Tensor
+            Encoder outputs and their tokens, of all processes together.
+        generator : torch.Generator
+            On the CPU, in the same state in every process.
+        decay : float
+            Of the running usage, in [0, 1).
+        dead_below : float
+            A code used less than this share of the even usage is dead.
+
+        Returns
+        -------
+        int
+            How many codes were moved.
+        """
+        size = len(self.weight)
+        counts = torch.bincount(tokens.flatten(), minlength=size).float()
+        self.usage.lerp_(counts * (size / tokens.numel()), 1 - decay)
+        dead = self.usage < dead_below
+        number = int(dead.sum())
+        if number:
+            candidates = F.normalize(latents.float().flatten(0, 1), dim=-1)
+            chosen = torch.randint(len(candidates), (number,), generator=generator)
+            self.weight[dead] = candidates[chosen.to(candidates.device)]
+            self.usage[dead] = 1.0
+        return number

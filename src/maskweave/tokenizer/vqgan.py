@@ -1,0 +1,140 @@
+"""VQGAN (Esser et al. 2021): an image to a grid of tokens, and tokens to an image."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskweave.errors import MaskweaveError
+from maskweave.tokenizer.decoder import Decoder
+from maskweave.tokenizer.encoder import PatchEncoder
+from maskweave.tokenizer.quantize import Codebook
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Sizes of a tokenizer; the defaults are those of 64x64 images at f = 4."""
+
+    image_size: int = 64
+    """Side of the square images, in pixels."""
+    patch: int = 4
+    """Side of a token's patch, in pixels: the factor f, a power of two that divides the image size."""
+    codebook_size: int = 1024
+    """Number of codes."""
+    code_dim: int = 8
+    """Length of a code."""
+    encoder_dim: int = 256
+    """Width of the patch encoder."""
+    encoder_blocks: int = 3
+    """Residual blocks of the patch encoder."""
+    channels: tuple[int, ...] = (32, 64, 192)
+    """Decoder widths from full resolution down to the token grid: log2(patch) + 1 multiples of 8."""
+    decoder_blocks: int = 3
+    """Residual blocks of the decoder at the token grid."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        if self.patch != 2 ** (len(self.channels) - 1):
+            raise MaskweaveError(
+                f"patch {self.patch} needs log2(patch) + 1 channel widths, got {self.channels}"
+            )
+        if self.image_size < self.patch or self.image_size % self.patch:
+            raise MaskweaveError(
+                f"image_size {self.image_size} is not a multiple of patch {self.patch}"
+            )
+        if any(width < 8 or width % 8 for width in self.channels):
+            raise MaskweaveError(f"channel widths must be multiples of 8, got {self.channels}")
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side."""
+        return self.image_size // self.patch
+
+    @property
+    def length(self) -> int:
+        """Tokens of one image."""
+        return self.grid**2
+
+
+class Reconstruction(NamedTuple):
+    """What training needs of one pass."""
+
+    images: Tensor
+    """Float, (batch, 3, height, width)."""
+    latents: Tensor
+    """Float, (batch, length, code_dim): encoder outputs before quantisation."""
+    tokens: Tensor
+    """Int, (batch, length)."""
+    codebook_loss: Tensor
+    """Scalar."""
+
+
+class VQGAN(nn.Module):
+    """A patch encoder, a codebook, and a decoder that also sees the known pixels and the hole."""
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = PatchEncoder(
+            config.patch, config.encoder_dim, config.encoder_blocks, config.code_dim
+        )
+        self.codebook = Codebook(config.codebook_size, config.code_dim)
+        self.decoder = Decoder(config.channels, config.decoder_blocks, config.code_dim)
+
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
+        """Return the tokens of images in [-1, 1], row by row."""
+        return self.codebook.nearest(self.encoder(images))
+
+    def decode(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        known: Float[Tensor, "batch 3 height width"] | None = None,
+        hole: Bool[Tensor, "batch height width"] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint the image of these tokens.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            Every token of the image, those under the hole included.
+        known : Tensor, optional
+            Image in [-1, 1]; what lies under the hole is never read.
+        hole : Tensor, optional
+            True in the hole. Without ``known`` and ``hole`` everything is hole: a plain decoder.
+
+        Returns
+        -------
+        Tensor
+            The whole image in [-1, 1]; its known pixels are close to, not equal to, ``known``.
+
+        Raises
+        ------
+        MaskweaveError
+            If only one of ``known`` and ``hole`` is given.
+        """
+        if (known is None) != (hole is None):
+            raise MaskweaveError("known pixels and their hole go together: give both or neither")
+        codes = self.codebook.lookup(tokens)
+        if known is None or hole is None:
+            size = self.config.image_size
+            known = codes.new_zeros(len(tokens), 3, size, size)
+            hole = torch.ones(len(tokens), size, size, dtype=torch.bool, device=tokens.device)
+        return self._paint(codes, known, hole).clamp(-1, 1)
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+    ) -> Reconstruction:
+        """Reconstruct images from their true tokens and what is known outside the hole."""
+        latents = self.encoder(images)
+        quantized = self.codebook(latents)
+        painted = self._paint(quantized.codes, images, hole)
+        return Reconstruction(painted, latents, quantized.tokens, quantized.loss)
+
+    def _paint(self, codes: Tensor, known: Tensor, hole: Tensor) -> Tensor:
+        grid = self.config.grid
+        codes = codes.transpose(1, 2).unflatten(2, (grid, grid))  # (B, N, D) -> (B, D, h, w)
+        return self.decoder(codes, known, hole)

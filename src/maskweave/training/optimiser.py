@@ -1,0 +1,77 @@
+"""Optimiser, learning rate and averaged weights, shared by both stages."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from maskweave.errors import MaskweaveError
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW with a linear warm-up, a constant rate and a linear decay to zero."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+    betas: tuple[float, ...] = (0.9, 0.95)
+    """Decay rates of AdamW's two moments."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of linear and convolution weights."""
+    warmup: int = 100
+    """Steps over which the rate rises from zero."""
+    decay: float = 0.3
+    """Share of the run, at its end, over which the rate falls to zero."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    ema: float = 0.999
+    """Decay of the averaged weights; less at the start."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        if self.learning_rate <= 0 or not 0 <= self.decay <= 1 or not 0 <= self.ema < 1:
+            raise MaskweaveError(f"optimiser settings out of range: {self}")
+        if len(self.betas) != 2:
+            raise MaskweaveError(f"betas are two numbers, got {self.betas}")
+
+
+def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
+    """Return AdamW with minGPT's split: only linear and convolution weights decay."""
+    decayed = {
+        id(module.weight)
+        for module in model.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
+    parameters = list(model.parameters())
+    groups = [
+        {
+            "params": [p for p in parameters if id(p) in decayed],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    first, second = config.betas
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(first, second))
+
+
+def set_learning_rate(
+    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int
+) -> float:
+    """Set and return the rate of ``step`` (from 0) of ``steps``, which depends on nothing else."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup))
+    fall = min(1.0, (steps - step) / max(1.0, config.decay * steps))
+    rate = config.learning_rate * rise * fall
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average of the weights, quick at the start and slower later."""
+
+    def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+        rate = min(decay, (1 + int(count)) / (10 + int(count)))
+        return mean.lerp(current, 1 - rate)
+
+    return AveragedModel(model, avg_fn=average, use_buffers=True)

@@ -1,0 +1,68 @@
+"""Typed overrides of nested configs: ``optimiser.learning_rate=3e-4``."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from maskweave.errors import MaskweaveError
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, assignments: Sequence[str]) -> Config:
+    """Return a copy of a nested frozen dataclass with some fields replaced.
+
+    Parameters
+    ----------
+    config : dataclass
+        Its leaves are int, float, bool, str or a tuple of one of them.
+    assignments : sequence of str
+        Each ``field.of.field=value``. Booleans are ``true`` or ``false``; the items of a tuple are
+        separated by commas, and nothing behind ``=`` is the empty tuple.
+
+    Raises
+    ------
+    MaskweaveError
+        If a field is unknown, a value does not have the field's type, or the config refuses it.
+    """
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise MaskweaveError(f"{assignment!r} is not of the form field=value")
+        config = _replace(config, path.strip().split("."), text.strip(), assignment)
+    return config
+
+
+def _replace(config: Any, path: list[str], text: str, assignment: str) -> Any:
+    names = [field.name for field in dataclasses.fields(config)]
+    if path[0] not in names:
+        raise MaskweaveError(f"{assignment}: no field {path[0]!r}; there are {', '.join(names)}")
+    current = getattr(config, path[0])
+    if dataclasses.is_dataclass(current) != (len(path) > 1):
+        raise MaskweaveError(f"{assignment}: {path[0]!r} does not hold such a value")
+    if len(path) > 1:
+        value = _replace(current, path[1:], text, assignment)
+    else:
+        value = _parse(text, get_type_hints(type(config))[path[0]], assignment)
+    return dataclasses.replace(config, **{path[0]: value})
+
+
+def _parse(text: str, kind: Any, assignment: str) -> Any:
+    if get_origin(kind) is tuple:
+        items = [item.strip() for item in text.split(",") if item.strip()]
+        return tuple(_parse(item, get_args(kind)[0], assignment) for item in items)
+    if kind is bool:
+        if text not in ("true", "false"):
+            raise MaskweaveError(f"{assignment}: {text!r} is neither true nor false")
+        return text == "true"
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise MaskweaveError(f"{assignment}: {text!r} is not of type {kind.__name__}") from error
+
+
+def pick(presets: dict[str, Config], name: str) -> Config:
+    """Return the preset of this name, or say which there are."""
+    if name not in presets:
+        raise MaskweaveError(f"unknown preset {name!r}; known are {', '.join(presets)}")
+    return presets[name]

@@ -1,0 +1,91 @@
+"""The two commands of training: a folder of images to a tokenizer, then to a transformer."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maskweave.checkpoint import load_tokenizer
+from maskweave.data.folder import ImageFolder
+from maskweave.errors import MaskweaveError
+from maskweave.training.loop import RunConfig, accelerator_for, fit
+from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
+from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
+
+VALIDATION_IMAGES = 64
+
+
+def train_tokenizer(
+    recipe: TokenizerRecipe, data: Path, output: Path, validation: Path | None = None
+) -> None:
+    """Train stage 1 on a folder of images; ``output/tokenizer`` is what it makes.
+
+    Parameters
+    ----------
+    recipe : TokenizerRecipe
+        Written to ``output/recipe.json``.
+    data : Path
+        Folder of images, searched recursively.
+    output : Path
+        The run's folder. A run that is already there goes on from its newest checkpoint.
+    validation : Path, optional
+        Folder of images for figures and sample pictures; by default the first ones of ``data``.
+
+    Raises
+    ------
+    MaskweaveError
+        If a folder has no images or too few, or ``output`` holds a run of another recipe.
+    """
+    size = recipe.model.image_size
+    dataset, samples = _read(data, validation, size, recipe.run)
+    _claim(output, recipe)
+    torch.manual_seed(recipe.run.seed)
+    accelerator = accelerator_for(recipe.run, output)
+    task = TokenizerTask(recipe, samples, accelerator)
+    fit(task, dataset, recipe.run, output, accelerator)
+
+
+def train_transformer(
+    recipe: TransformerRecipe,
+    data: Path,
+    tokenizer: Path,
+    output: Path,
+    validation: Path | None = None,
+) -> None:
+    """Train stage 2 on a folder of images; ``output`` becomes a model that the pipeline loads.
+
+    ``tokenizer`` is the folder of a tokenizer component; the rest is as in ``train_tokenizer``.
+    """
+    vqgan = load_tokenizer(tokenizer)
+    dataset, samples = _read(data, validation, vqgan.config.image_size, recipe.run)
+    _claim(output, recipe)
+    torch.manual_seed(recipe.run.seed)
+    accelerator = accelerator_for(recipe.run, output)
+    task = TransformerTask(recipe, vqgan, samples, accelerator)
+    fit(task, dataset, recipe.run, output, accelerator)
+
+
+def _read(
+    data: Path, validation: Path | None, size: int, run: RunConfig
+) -> tuple[ImageFolder, Tensor]:
+    dataset = ImageFolder(data, size)
+    if len(dataset) < run.batch_size:
+        raise MaskweaveError(
+            f"{data} holds {len(dataset)} images, fewer than a batch of {run.batch_size}"
+        )
+    watched = ImageFolder(validation, size) if validation else dataset
+    count = min(VALIDATION_IMAGES, len(watched))
+    return dataset, torch.stack([watched[i] for i in range(count)])
+
+
+def _claim(output: Path, recipe: TokenizerRecipe | TransformerRecipe) -> None:
+    """Write the resolved recipe into the run's folder, which must not hold another one."""
+    # Through JSON and back, so that tuples compare equal to the lists of the file.
+    resolved = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    file = output / "recipe.json"
+    if file.exists() and json.loads(file.read_text()) != resolved:
+        raise MaskweaveError(f"{output} holds a run of another recipe ({file}); name a new folder")
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(resolved, indent=2) + "\n")

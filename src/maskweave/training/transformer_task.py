@@ -1,0 +1,186 @@
+"""Stage 2: the transformer, trained to predict the tokens under holes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from maskweave.checkpoint import save_component
+from maskweave.data.augment import flip_and_shift, to_unit_range
+from maskweave.errors import MaskweaveError
+from maskweave.holes import KINDS, draw_holes, token_mask
+from maskweave.maskgit import Corrupted, corrupt, decode, masked_loss
+from maskweave.schedules import named
+from maskweave.tokenizer.vqgan import VQGAN
+from maskweave.training.loop import RunConfig
+from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
+from maskweave.training.sheet import sheet
+from maskweave.transformer import BidirectionalTransformer, TransformerConfig
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Which tokens are masked in training and what their prediction is worth."""
+
+    schedule: str = "cosine"
+    """Mask-ratio function gamma: each image's ratio is gamma(u), u uniform in [0, 1)."""
+    ratio: tuple[float, ...] = ()
+    """Two bounds of a uniform ratio, instead of the schedule."""
+    independent: bool = False
+    """Mask each token on its own with the ratio's probability, instead of an exact count."""
+    holes: tuple[str, ...] = KINDS
+    """Kinds of pixel holes under which tokens are masked."""
+    scattered: float = 0.2
+    """Share of images whose masked tokens are scattered over the whole image instead."""
+    unmasked_weight: float = 0.0
+    """Loss weight of tokens that are not masked: 0 is MaskGIT, 1 the reference experiment."""
+    label_smoothing: float = 0.1
+    """Label smoothing of the cross-entropy, as in MaskGIT."""
+    shift: int = 4
+    """Largest random shift of an image, in pixels."""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown schedule and bounds that are no ratios."""
+        named(self.schedule)
+        if self.ratio and not (len(self.ratio) == 2 and 0 <= self.ratio[0] <= self.ratio[1] <= 1):
+            raise MaskweaveError(f"ratio needs two rising bounds in [0, 1], got {self.ratio}")
+
+
+@dataclass(frozen=True)
+class TransformerRecipe:
+    """Everything that decides a run of stage 2, except the images and the tokenizer."""
+
+    model: TransformerConfig = TransformerConfig()
+    """Sizes of the transformer."""
+    masking: MaskingConfig = MaskingConfig()
+    """Which tokens are masked, and the loss."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """Of the transformer."""
+    run: RunConfig = RunConfig()
+    """Length, batch size, seed and intervals."""
+
+
+class TransformerTask:
+    """Trains a bidirectional transformer on the tokens of a frozen tokenizer."""
+
+    def __init__(
+        self,
+        recipe: TransformerRecipe,
+        tokenizer: VQGAN,
+        validation: Tensor,
+        accelerator: Accelerator,
+    ) -> None:
+        model = recipe.model
+        shape = (tokenizer.config.codebook_size, tokenizer.config.length)
+        if (model.codebook_size, model.length) != shape:
+            raise MaskweaveError(
+                f"the transformer expects {model.codebook_size} codes and {model.length} tokens, "
+                f"the tokenizer has {shape[0]} and {shape[1]}"
+            )
+        self.masking, self.config, self.steps = recipe.masking, recipe.optimiser, recipe.run.steps
+        self.accelerator = accelerator
+        device = accelerator.device
+        self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
+        transformer = BidirectionalTransformer(model)
+        self.mask_token = model.mask_token
+        self.ema = averaged(transformer, self.config.ema).to(device)
+        self.transformer, self.optimiser = accelerator.prepare(
+            transformer, adamw(transformer, self.config)
+        )
+        accelerator.register_for_checkpointing(self.ema)
+        self.validation = to_unit_range(validation).to(device)
+        self.validation_holes = self._holes(len(validation), np.random.default_rng(0))
+
+    def step(self, images: Tensor, step: int) -> dict[str, float]:
+        """Update the transformer on one batch."""
+        generator = torch.Generator().manual_seed(torch.initial_seed())
+        rng = np.random.default_rng(torch.initial_seed())
+        images = flip_and_shift(to_unit_range(images), self.masking.shift, generator)
+        with torch.no_grad():
+            tokens = self.tokenizer.encode(images)
+        corrupted = self._corrupt(tokens, self._holes(len(tokens), rng), rng, generator)
+        logits = self.transformer(corrupted.tokens)
+        loss = masked_loss(
+            logits,
+            tokens,
+            corrupted.masked,
+            unmasked_weight=self.masking.unmasked_weight,
+            label_smoothing=self.masking.label_smoothing,
+        )
+        rate = set_learning_rate(self.optimiser, self.config, step, self.steps)
+        self.optimiser.zero_grad()
+        self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(self.transformer.parameters(), self.config.clip)
+        self.optimiser.step()
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.transformer))
+        right = (logits.argmax(-1) == tokens)[corrupted.masked].float().mean()
+        return {
+            "loss": loss.item(),
+            "masked_accuracy": right.item(),
+            "gradient_norm": float(norm),
+            "learning_rate": rate,
+        }
+
+    def _corrupt(
+        self,
+        tokens: Tensor,
+        hole: Bool[Tensor, "batch height width"],
+        rng: np.random.Generator,
+        generator: torch.Generator,
+    ) -> Corrupted:
+        """Mask part of the tokens under each hole, or of the whole image for a share of images."""
+        scattered = torch.from_numpy(rng.random(len(tokens)) < self.masking.scattered)
+        region = token_mask(hole, self.tokenizer.config.patch) | scattered[:, None].to(hole.device)
+        low_high = self.masking.ratio
+        return corrupt(
+            tokens,
+            self.mask_token,
+            ratio=(low_high[0], low_high[1]) if low_high else named(self.masking.schedule),
+            generator=generator,
+            region=region,
+            independent=self.masking.independent,
+        )
+
+    def _holes(self, batch: int, rng: np.random.Generator) -> Bool[Tensor, "batch height width"]:
+        size = self.tokenizer.config.image_size
+        return draw_holes(self.masking.holes, batch, size, size, rng).to(self.accelerator.device)
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Predict and fill fixed holes of fixed images with the averaged weights.
+
+        The loss is the plain cross-entropy of all tokens under the holes at once, without label
+        smoothing, so that it compares between runs.
+        """
+        images, hole = self.validation, self.validation_holes
+        model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
+        training = model.training
+        model.eval()
+        tokens = self.tokenizer.encode(images)
+        masked = token_mask(hole, self.tokenizer.config.patch)
+        logits = model(tokens.masked_fill(masked, self.mask_token), masked)
+        truth = tokens[masked]
+        figures = {
+            "validation/loss": torch.nn.functional.cross_entropy(logits, truth).item(),
+            "validation/masked_accuracy": (logits.argmax(-1) == truth).float().mean().item(),
+        }
+        generators = [torch.Generator().manual_seed(i) for i in range(len(tokens))]
+        filled = decode(model, tokens, masked, mask_token=self.mask_token, generators=generators)
+        model.train(training)
+        holed = images.masked_fill(hole[:, None], 0.0)
+        rows = [images, holed, self._paint(filled, holed, hole), self._paint(tokens, holed, hole)]
+        return figures, {"transformer": sheet(rows)}
+
+    def _paint(
+        self, tokens: Tensor, holed: Tensor, hole: Tensor
+    ) -> Float[Tensor, "batch 3 height width"]:
+        return torch.where(hole[:, None], self.tokenizer.decode(tokens, holed, hole), holed)
+
+    def export(self, directory: Path) -> None:
+        """Write a whole model: the averaged transformer and the tokenizer it was trained on."""
+        save_component(self.ema.module, directory / "transformer")
+        save_component(self.tokenizer, directory / "tokenizer")

@@ -1,0 +1,155 @@
+"""The bidirectional transformer that predicts masked tokens."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from maskweave.errors import MaskweaveError
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of the transformer; the defaults are those of the reference experiment."""
+
+    codebook_size: int = 1024
+    """Number of codes K; the mask token is one more."""
+    length: int = 256
+    """Number of tokens N of an image."""
+    dim: int = 768
+    """Width."""
+    layers: int = 15
+    """Number of blocks."""
+    heads: int = 16
+    """Attention heads; they share the width evenly."""
+    mlp_dim: int = 1536
+    """Hidden width of the feed-forward part."""
+    pre_norm: bool = False
+    """Normalise before each part of a block instead of after its residual sum."""
+    dropout: float = 0.0
+    """Dropout on embeddings and on what each part of a block adds."""
+    attention_dropout: float = 0.1
+    """Dropout on attention weights, after the softmax."""
+    tied_output: bool = True
+    """Predict with the token embedding itself instead of a matrix of its own."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        if self.dim % self.heads:
+            raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if not (0 <= self.dropout < 1 and 0 <= self.attention_dropout < 1):
+            raise MaskweaveError("dropouts must be in [0, 1)")
+
+    @property
+    def mask_token(self) -> int:
+        """The token that stands for an unknown one."""
+        return self.codebook_size
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)  # W^Q of all heads, side by side
+        self.key = nn.Linear(dim, dim)  # W^K
+        self.value = nn.Linear(dim, dim)  # W^V
+        self.output = nn.Linear(dim, dim)  # W^O
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """Return softmax(Q K^T / sqrt(d)) V, head by head, mixed by W^O."""
+        query, key, value = (
+            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+            for linear in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.output(mixed.transpose(1, 2).flatten(2))  # (B, N, dim)
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward part, each with a residual sum and a layer norm."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.pre_norm
+        self.attention = Attention(config.dim, config.heads, config.attention_dropout)
+        self.attention_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.mlp = nn.Sequential(
+            nn.Linear(config.dim, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, config.dim)
+        )
+        self.mlp_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+        """Map (batch, length, dim) to the same shape."""
+        if self.pre_norm:
+            x = x + self.dropout(self.attention(self.attention_norm(x)))
+            return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+
+
+class BidirectionalTransformer(nn.Module):
+    """Logits over the codes for the tokens of an image, each seeing all others."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.codebook_size + 1, config.dim)
+        self.position_embedding = nn.Parameter(torch.empty(config.length, config.dim))
+        self.embedding_norm = nn.LayerNorm(config.dim, eps=1e-12)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        # Post-norm blocks end in a norm of their own.
+        self.final_norm = nn.LayerNorm(config.dim, eps=1e-12) if config.pre_norm else nn.Identity()
+        self.head = nn.Sequential(
+            nn.Linear(config.dim, config.dim), nn.GELU(), nn.LayerNorm(config.dim, eps=1e-12)
+        )
+        if not config.tied_output:
+            self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(config.length, config.codebook_size))
+        nn.init.trunc_normal_(self.position_embedding, std=0.02)
+        self.apply(_initialise)
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        masked: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
+        """Predict tokens.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            Tokens in [0, codebook_size], the mask token included.
+        masked : Tensor, optional
+            Return logits at these positions only, row by row, and spare the rest of the work.
+        """
+        x = self.token_embedding(tokens) + self.position_embedding
+        x = self.dropout(self.embedding_norm(x))
+        for block in self.blocks:
+            x = block(x)
+        bias = self.bias
+        if masked is not None:
+            x, bias = x[masked], bias[masked.nonzero()[:, 1]]
+        return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
+
+    def _codes(self) -> Float[Tensor, "codes dim"]:
+        """Return the matrix whose rows the last hidden state is compared with, the mask token's left out."""
+        if self.config.tied_output:
+            return self.token_embedding.weight[: self.config.codebook_size]
+        return self.output.weight
+
+
+def _initialise(module: nn.Module) -> None:
+    """Draw weights as BERT and MaskGIT do: a truncated normal of width 0.02, biases zero."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)
