@@ -109,16 +109,19 @@ def _random_walk(height: int, width: int, rng: np.random.Generator) -> np.ndarra
     """Walk in unit steps, reflected at the border, until 10 to 30 % of a 64-cell grid is covered."""
     cell = max(1, round(min(height, width) / 64))
     rows, columns = math.ceil(height / cell), math.ceil(width / cell)
-    target = rng.uniform(0.1, 0.3) * rows * columns
+    target = max(1, round(rng.uniform(0.1, 0.3) * rows * columns))
     position = np.array([rng.integers(rows), rng.integers(columns)])
-    visited = np.zeros((rows, columns), dtype=bool)
+    visited = np.zeros(rows * columns, dtype=bool)
     steps = np.array([[0, 1], [0, -1], [1, 0], [-1, 0]])
-    while visited.sum() < target:
+    while (missing := target - visited.sum()) > 0:
         stretch = position + np.cumsum(steps[rng.integers(4, size=256)], axis=0)
-        path = np.stack([_reflect(stretch[:, 0], rows), _reflect(stretch[:, 1], columns)], axis=1)
-        visited[path[:, 0], path[:, 1]] = True
-        position = path[-1]
-    return visited.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
+        row, column = _reflect(stretch[:, 0], rows), _reflect(stretch[:, 1], columns)
+        cells, first_visit = np.unique(row * columns + column, return_index=True)
+        fresh = cells[np.argsort(first_visit)]  # in the order of the walk
+        visited[fresh[~visited[fresh]][:missing]] = True
+        position = np.array([row[-1], column[-1]])
+    hole = visited.reshape(rows, columns)
+    return hole.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
 
 
 def _reflect(position: np.ndarray, size: int) -> np.ndarray:

@@ -9,11 +9,11 @@ from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskweave.checkpoint import save_component
 from maskweave.data.augment import flip_and_shift, to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.holes import KINDS, draw_holes, token_mask
 from maskweave.maskgit import Corrupted, corrupt, decode, masked_loss
+from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.loop import RunConfig
@@ -182,5 +182,5 @@ class TransformerTask:
 
     def export(self, directory: Path) -> None:
         """Write a whole model: the averaged transformer and the tokenizer it was trained on."""
-        save_component(self.ema.module, directory / "transformer")
-        save_component(self.tokenizer, directory / "tokenizer")
+        model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
+        InpaintPipeline(self.tokenizer, model).save_pretrained(directory)

@@ -1,0 +1,277 @@
+"""Training: resuming is exact, both stages learn, and the run folder is what the docs say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from maskweave.data.augment import flip_and_shift
+from maskweave.data.folder import ImageFolder, StepSampler
+from maskweave.errors import MaskweaveError
+from maskweave.pipeline import InpaintPipeline
+from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training import tokenizer_task
+from maskweave.training.loop import RunConfig
+from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
+from maskweave.training.overrides import override, pick
+from maskweave.training.tokenizer_task import TokenizerLoss, TokenizerRecipe
+from maskweave.training.train import train_tokenizer, train_transformer
+from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
+from maskweave.transformer import TransformerConfig
+
+RUN = RunConfig(
+    steps=6, batch_size=4, precision="no", log_every=2, sample_every=3, save_every=3
+)
+TOKENIZER = TokenizerRecipe(
+    model=TokenizerConfig(
+        image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
+    ),
+    loss=TokenizerLoss(adversarial_start=0.3, shift=1),
+    optimiser=OptimiserConfig(warmup=2),
+    run=RUN,
+)
+TRANSFORMER = TransformerRecipe(
+    model=TransformerConfig(
+        codebook_size=16, length=16, dim=16, layers=1, heads=2, mlp_dim=16, dropout=0.1
+    ),
+    masking=MaskingConfig(shift=1),
+    optimiser=OptimiserConfig(warmup=2),
+    run=RUN,
+)
+
+
+class PixelDistance(nn.Module):
+    """Stands in for LPIPS, whose weights a test machine need not have."""
+
+    def forward(self, painted: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        return (painted - images).square().mean()
+
+
+@pytest.fixture(autouse=True)
+def no_perceptual_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenizer_task, "perceptual_loss", PixelDistance)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(10):
+        pixels = rng.integers(0, 256, size=(16, 16 + i, 3), dtype=np.uint8)
+        (folder / str(i % 2)).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / str(i % 2) / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "tokenizer"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer_task, "perceptual_loss", PixelDistance)
+        train_tokenizer(TOKENIZER, photos, output)
+    return output
+
+
+def weights(run: Path, component: str) -> dict[str, torch.Tensor]:
+    return load_file(run / component / "model.safetensors")
+
+
+def assert_same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def stop_at_half(run: Path, half: Path) -> None:
+    """Copy a run as it was when its first checkpoint had just been written."""
+    shutil.copytree(run, half)
+    shutil.rmtree(half / "checkpoints" / "step_00000006")
+
+
+def test_a_resumed_tokenizer_run_ends_in_the_same_weights(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    stop_at_half(tokenizer_run, tmp_path / "half")
+    (tmp_path / "half" / "tokenizer" / "model.safetensors").unlink()
+    train_tokenizer(TOKENIZER, photos, tmp_path / "half")
+    assert_same_weights(weights(tokenizer_run, "tokenizer"), weights(tmp_path / "half", "tokenizer"))
+
+
+def test_a_resumed_transformer_run_ends_in_the_same_weights(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    tokenizer = tokenizer_run / "tokenizer"
+    train_transformer(TRANSFORMER, photos, tokenizer, tmp_path / "whole")
+    stop_at_half(tmp_path / "whole", tmp_path / "half")
+    (tmp_path / "half" / "transformer" / "model.safetensors").unlink()
+    train_transformer(TRANSFORMER, photos, tokenizer, tmp_path / "half")
+    assert_same_weights(
+        weights(tmp_path / "whole", "transformer"), weights(tmp_path / "half", "transformer")
+    )
+
+
+def test_a_seed_decides_the_weights(photos: Path, tokenizer_run: Path, tmp_path: Path) -> None:
+    train_tokenizer(TOKENIZER, photos, tmp_path / "again")
+    assert_same_weights(weights(tokenizer_run, "tokenizer"), weights(tmp_path / "again", "tokenizer"))
+    train_tokenizer(override(TOKENIZER, ["run.seed=1"]), photos, tmp_path / "other")
+    other = weights(tmp_path / "other", "tokenizer")
+    assert not torch.equal(weights(tokenizer_run, "tokenizer")["codebook.weight"], other["codebook.weight"])
+
+
+def test_a_transformer_run_is_a_model_that_the_pipeline_loads(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    train_transformer(TRANSFORMER, photos, tokenizer_run / "tokenizer", tmp_path / "run")
+    pipeline = InpaintPipeline.from_pretrained(tmp_path / "run")
+    image = np.zeros((16, 16, 3), dtype=np.uint8)
+    hole = np.zeros((16, 16), dtype=bool)
+    hole[4:9] = True
+    assert pipeline(image, hole, output_type="np").images[0].shape == (16, 16, 3)
+
+
+def test_a_run_writes_its_recipe_logs_samples_and_the_last_checkpoints(tokenizer_run: Path) -> None:
+    recipe = json.loads((tokenizer_run / "recipe.json").read_text())
+    assert recipe["run"]["steps"] == 6 and recipe["loss"]["adversarial_start"] == 0.3
+    assert list(tokenizer_run.glob("logs/**/events*"))
+    assert sorted(p.name for p in (tokenizer_run / "samples").iterdir()) == [
+        "tokenizer_00000003.png",
+        "tokenizer_00000006.png",
+    ]
+    assert sorted(p.name for p in (tokenizer_run / "checkpoints").iterdir()) == [
+        "step_00000003",
+        "step_00000006",
+    ]
+
+
+def test_the_scalars_of_both_optimisers_are_logged(tokenizer_run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = tokenizer_run.glob("logs/**/events*")
+    log = EventAccumulator(str(events))
+    log.Reload()
+    assert {"pixel", "perceptual", "codebook", "discriminator", "adversarial_weight"} <= set(
+        log.Tags()["scalars"]
+    )
+    assert "validation/psnr_in_hole" in log.Tags()["scalars"]
+    assert "tokenizer" in log.Tags()["images"]
+
+
+def test_a_run_of_another_recipe_is_not_continued(photos: Path, tokenizer_run: Path) -> None:
+    with pytest.raises(MaskweaveError, match="another recipe"):
+        train_tokenizer(override(TOKENIZER, ["run.steps=7"]), photos, tokenizer_run)
+
+
+def test_nan_stops_the_run_and_names_the_step(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tokenizer_task, "pixel_loss", lambda painted, *_: painted.mean() * float("nan")
+    )
+    with pytest.raises(MaskweaveError, match="step 0"):
+        train_tokenizer(TOKENIZER, photos, tmp_path / "run")
+    assert not (tmp_path / "run" / "tokenizer").exists()
+
+
+def test_a_tokenizer_of_another_size_is_refused(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    recipe = override(TRANSFORMER, ["model.codebook_size=32"])
+    with pytest.raises(MaskweaveError, match="32 codes"):
+        train_transformer(recipe, photos, tokenizer_run / "tokenizer", tmp_path / "run")
+
+
+def test_too_few_images_and_missing_folders_are_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(MaskweaveError, match="fewer than a batch"):
+        train_tokenizer(override(TOKENIZER, ["run.batch_size=11"]), photos, tmp_path / "run")
+    with pytest.raises(MaskweaveError, match="not a folder"):
+        train_tokenizer(TOKENIZER, tmp_path / "missing", tmp_path / "run")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MaskweaveError, match="no image"):
+        train_tokenizer(TOKENIZER, tmp_path / "empty", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_come_square_and_in_a_fixed_order(photos: Path) -> None:
+    folder = ImageFolder(photos, 16)
+    assert len(folder) == 10
+    assert folder.files == sorted(folder.files)
+    assert all(image.shape == (3, 16, 16) and image.dtype == torch.uint8 for image in folder)
+
+
+def test_a_sampler_started_later_continues_where_it_would_have_been() -> None:
+    whole, late = StepSampler(10, 3, seed=1), StepSampler(10, 3, seed=1, first_step=4)
+    batches = [batch for batch, _ in zip(whole, range(9), strict=False)]
+    assert [batch for batch, _ in zip(late, range(5), strict=False)] == batches[4:]
+    epoch = [index for batch in batches[:3] for index in batch]
+    assert len(set(epoch)) == 9  # without repetition within an epoch
+    assert batches[:3] != batches[3:6]
+
+
+def test_flip_and_shift_moves_whole_images() -> None:
+    ramp = torch.arange(8.0).expand(200, 3, 8, 8).clone()
+    moved = flip_and_shift(ramp, 0, torch.Generator().manual_seed(0))
+    flipped = (moved == ramp.flip(-1)).flatten(1).all(1)
+    assert ((moved == ramp).flatten(1).all(1) | flipped).all()
+    assert 0.35 < flipped.float().mean() < 0.65
+    shifted = flip_and_shift(ramp, 2, torch.Generator().manual_seed(0))
+    assert {int(s) for s in shifted[~flipped][:, 0, 0, 3].unique()} == {1, 2, 3, 4, 5}
+
+
+def test_only_linear_and_convolution_weights_decay() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Linear(4, 4), nn.Embedding(5, 4))
+    decayed, rest = adamw(model, OptimiserConfig(weight_decay=0.1)).param_groups
+    assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
+    assert decayed["weight_decay"] == 0.1 and rest["weight_decay"] == 0.0
+    assert len(decayed["params"]) + len(rest["params"]) == len(list(model.parameters()))
+
+
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    config = OptimiserConfig(learning_rate=1.0, warmup=10, decay=0.5)
+    optimiser = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
+    rates = [set_learning_rate(optimiser, config, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:51] == [1.0] * 42
+    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
+    assert all(a > b for a, b in zip(rates[50:-1], rates[51:], strict=True))
+    assert 0 < rates[-1] < 0.05 and optimiser.param_groups[0]["lr"] == rates[-1]
+
+
+def test_averaged_weights_follow_and_then_smooth() -> None:
+    model = nn.Linear(1, 1)
+    mean = averaged(model, 0.9)
+    values = []
+    for step in range(200):
+        nn.init.constant_(model.weight, float(step % 2))
+        mean.update_parameters(model)
+        values.append(mean.module.weight.item())
+    assert all(abs(value - 0.5) < 0.06 for value in values[100:])
+
+
+def test_overrides_are_typed() -> None:
+    changed = override(
+        TOKENIZER,
+        ["run.steps=9", "optimiser.betas=0.8,0.9", "loss.holes=box", "model.channels=8,8,8"],
+    )
+    assert changed.run.steps == 9
+    assert changed.optimiser.betas == (0.8, 0.9)
+    assert changed.loss.holes == ("box",)
+    assert override(TRANSFORMER, ["model.pre_norm=true"]).model.pre_norm is True
+    assert TOKENIZER.run.steps == 6
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    ["run.steps=many", "run.stepz=3", "steps=3", "run=3", "run.steps", "run.steps=0", "run.steps.x=1"],
+)
+def test_wrong_overrides_are_refused(assignment: str) -> None:
+    with pytest.raises(MaskweaveError):
+        override(TOKENIZER, [assignment])
+
+
+def test_an_unknown_preset_names_the_known_ones() -> None:
+    with pytest.raises(MaskweaveError, match="small, large"):
+        pick({"small": 1, "large": 2}, "medium")
