@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,7 @@ from maskweave.training.train import train_tokenizer, train_transformer
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
 from maskweave.transformer import TransformerConfig
 
-RUN = RunConfig(
-    steps=6, batch_size=4, precision="no", log_every=2, sample_every=3, save_every=3
-)
+RUN = RunConfig(steps=6, batch_size=4, precision="no", log_every=2, sample_every=3, save_every=3)
 TOKENIZER = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
@@ -99,7 +98,9 @@ def test_a_resumed_tokenizer_run_ends_in_the_same_weights(
     stop_at_half(tokenizer_run, tmp_path / "half")
     (tmp_path / "half" / "tokenizer" / "model.safetensors").unlink()
     train_tokenizer(TOKENIZER, photos, tmp_path / "half")
-    assert_same_weights(weights(tokenizer_run, "tokenizer"), weights(tmp_path / "half", "tokenizer"))
+    assert_same_weights(
+        weights(tokenizer_run, "tokenizer"), weights(tmp_path / "half", "tokenizer")
+    )
 
 
 def test_a_resumed_transformer_run_ends_in_the_same_weights(
@@ -117,10 +118,14 @@ def test_a_resumed_transformer_run_ends_in_the_same_weights(
 
 def test_a_seed_decides_the_weights(photos: Path, tokenizer_run: Path, tmp_path: Path) -> None:
     train_tokenizer(TOKENIZER, photos, tmp_path / "again")
-    assert_same_weights(weights(tokenizer_run, "tokenizer"), weights(tmp_path / "again", "tokenizer"))
+    assert_same_weights(
+        weights(tokenizer_run, "tokenizer"), weights(tmp_path / "again", "tokenizer")
+    )
     train_tokenizer(override(TOKENIZER, ["run.seed=1"]), photos, tmp_path / "other")
     other = weights(tmp_path / "other", "tokenizer")
-    assert not torch.equal(weights(tokenizer_run, "tokenizer")["codebook.weight"], other["codebook.weight"])
+    assert not torch.equal(
+        weights(tokenizer_run, "tokenizer")["codebook.weight"], other["codebook.weight"]
+    )
 
 
 def test_a_transformer_run_is_a_model_that_the_pipeline_loads(
@@ -223,7 +228,9 @@ def test_flip_and_shift_moves_whole_images() -> None:
 
 
 def test_only_linear_and_convolution_weights_decay() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Linear(4, 4), nn.Embedding(5, 4))
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.Linear(4, 4), nn.Embedding(5, 4)
+    )
     decayed, rest = adamw(model, OptimiserConfig(weight_decay=0.1)).param_groups
     assert {id(p) for p in decayed["params"]} == {id(model[0].weight), id(model[2].weight)}
     assert decayed["weight_decay"] == 0.1 and rest["weight_decay"] == 0.0
@@ -235,8 +242,8 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
     optimiser = torch.optim.AdamW([torch.zeros(1, requires_grad=True)], lr=1.0)
     rates = [set_learning_rate(optimiser, config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9:51] == [1.0] * 42
-    assert all(a < b for a, b in zip(rates[:9], rates[1:10], strict=True))
-    assert all(a > b for a, b in zip(rates[50:-1], rates[51:], strict=True))
+    assert all(a < b for a, b in pairwise(rates[:10]))
+    assert all(a > b for a, b in pairwise(rates[50:]))
     assert 0 < rates[-1] < 0.05 and optimiser.param_groups[0]["lr"] == rates[-1]
 
 
@@ -265,7 +272,15 @@ def test_overrides_are_typed() -> None:
 
 @pytest.mark.parametrize(
     "assignment",
-    ["run.steps=many", "run.stepz=3", "steps=3", "run=3", "run.steps", "run.steps=0", "run.steps.x=1"],
+    [
+        "run.steps=many",
+        "run.stepz=3",
+        "steps=3",
+        "run=3",
+        "run.steps",
+        "run.steps=0",
+        "run.steps.x=1",
+    ],
 )
 def test_wrong_overrides_are_refused(assignment: str) -> None:
     with pytest.raises(MaskweaveError):

@@ -6,14 +6,13 @@ the default decode settings and a model card, ``README.md``. Nothing is ever unp
 
 import dataclasses
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from maskweave.errors import MaskweaveError
@@ -28,10 +27,8 @@ LARGEST_CONFIG = 1 << 20
 Config = TypeVar("Config", TokenizerConfig, TransformerConfig)
 
 
-def save_component(
-    module: nn.Module, directory: Path, dtype: torch.dtype | None = None
-) -> None:
-    """Write a VQGAN or a BidirectionalTransformer; each file appears under its name only when whole.
+def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None = None) -> None:
+    """Write a VQGAN or a BidirectionalTransformer; files appear under their names only when whole.
 
     Parameters
     ----------
@@ -48,8 +45,8 @@ def save_component(
         for name, value in module.state_dict().items()
     }
     unfinished = directory / "model.safetensors.unfinished"
-    save_file(weights, unfinished)
-    os.replace(unfinished, directory / "model.safetensors")
+    unfinished.write_bytes(save(weights))
+    unfinished.replace(directory / "model.safetensors")
     config = dataclasses.asdict(module.config)  # type: ignore[call-overload]
     write_json(directory / "config.json", config)
 
@@ -136,12 +133,12 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a JSON object; the file appears under its name only when whole."""
     unfinished = file.with_name(file.name + ".unfinished")
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, file)
+    unfinished.replace(file)
 
 
 def _config(kind: type[Config], directory: Path) -> Config:
     file = directory / "config.json"
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in read_json(file).items()
     }

@@ -3,6 +3,7 @@
 Pixels under a hole are blanked before anything else looks at them.
 """
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -104,9 +105,16 @@ def enlarge(
     return array.round().clip(0, 255).astype(np.uint8)
 
 
-def _feather(
-    fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, sigma: float
-) -> np.ndarray:
+def enlarge_mask(
+    masked: Bool[Tensor, "length"], part: Bool[np.ndarray, "height width"]
+) -> Bool[np.ndarray, "height width"]:
+    """Return the pixels of a crop's part of the hole that lie in masked tokens."""
+    grid = math.isqrt(len(masked))
+    rows, columns = (np.arange(side) * grid // side for side in part.shape)
+    return masked.view(grid, grid).numpy()[np.ix_(rows, columns)] & part
+
+
+def _feather(fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, sigma: float) -> np.ndarray:
     """Shift the fill towards the known colours at the hole's border, fading out into the hole.
 
     The difference between known pixels and fill, averaged over the known pixels nearby, is added

@@ -1,7 +1,7 @@
 """Holes in pixels, drawn as inpainting papers draw them, and what they hide of the token grid."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,13 +18,16 @@ KINDS = ("random-walk", "thin", "medium", "thick", "box", "half")
 LAMA_SIZE = 256
 """The image size for which LaMa states its lengths, in pixels."""
 
+SUSPICIOUS_SHARE = 0.6
+"""Above this share of hole a mask is likely to be meant the other way round."""
+
 LARGEST_SHARE = 0.5
 """LaMa draws a hole again when it covers more of the image than this."""
 
 
 @dataclass(frozen=True)
 class Strokes:
-    """Free-form strokes with LaMa's parameters (Suvorov et al. 2022, configs/data_gen/random_*_256.yaml)."""
+    """LaMa's free-form strokes (Suvorov et al. 2022, configs/data_gen/random_*_256.yaml)."""
 
     fewest: int
     """Smallest number of strokes."""
@@ -91,8 +94,18 @@ def draw_holes(
     kinds: Sequence[str], batch: int, height: int, width: int, rng: np.random.Generator
 ) -> Bool[Tensor, "batch height width"]:
     """Draw a hole for each image of a batch, each of a kind chosen evenly among ``kinds``."""
-    holes = [draw_hole(kinds[rng.integers(len(kinds))], height, width, rng) for _ in range(batch)]
+    chosen = (kinds[int(rng.integers(len(kinds)))] for _ in range(batch))
+    holes = [draw_hole(kind, height, width, rng) for kind in chosen]
     return torch.from_numpy(np.stack(holes))
+
+
+def remark(hole: Bool[np.ndarray, "height width"]) -> str | None:
+    """Return what a user should be told of a hole: that it is empty or suspiciously large."""
+    if not hole.any():
+        return "the mask is empty: nothing to fill"
+    if hole.mean() > SUSPICIOUS_SHARE:
+        return f"{hole.mean():.0%} of the image is hole: is the mask inverted?"
+    return None
 
 
 def token_mask(
@@ -106,7 +119,7 @@ def token_mask(
 
 
 def _random_walk(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Walk in unit steps, reflected at the border, until 10 to 30 % of a 64-cell grid is covered."""
+    """Walk in unit steps, reflected at the border, until 10 to 30 % of 64x64 cells are covered."""
     cell = max(1, round(min(height, width) / 64))
     rows, columns = math.ceil(height / cell), math.ceil(width / cell)
     target = max(1, round(rng.uniform(0.1, 0.3) * rows * columns))
@@ -171,7 +184,7 @@ def _half(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     return hole if side % 2 == 0 else ~hole
 
 
-def _redraw_large(draw) -> np.ndarray:  # noqa: ANN001
+def _redraw_large(draw: Callable[[], np.ndarray]) -> np.ndarray:
     while True:
         hole = draw()
         if 0 < hole.mean() <= LARGEST_SHARE:

@@ -1,4 +1,4 @@
-"""MaskGIT (Chang et al. 2022) in one file: corrupt tokens, learn to restore them, decode in parallel.
+"""MaskGIT (Chang et al. 2022) in one file: corrupt tokens, restore them, decode in parallel.
 
 Three functions over plain tensors. Token grids are flattened row by row to (batch, length);
 ``masked`` says which tokens are unknown, and that one grid makes inpainting (a region is masked),
@@ -6,6 +6,7 @@ outpainting (the surroundings are) and generation (everything is) the same thing
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
-from maskweave.schedules import Schedule, cosine, masked_after
+from maskweave.schedules import Schedule, cosine, masked_after, named
 
 LogitsFn = Callable[
     [Int[Tensor, "batch length"], Bool[Tensor, "batch length"]], Float[Tensor, "masked codes"]
@@ -34,14 +35,46 @@ class Corrupted(NamedTuple):
 class Step(NamedTuple):
     """What decoding knows after one step."""
 
-    index: int
-    """Number of the step, from 0."""
+    number: int
+    """Of the step, from 0."""
     tokens: Tensor
     """Int, (batch, length): known tokens and, everywhere else, the latest prediction."""
     masked: Tensor
     """Bool, (batch, length): what stays masked for the next step."""
     confidence: Tensor
     """Float, (batch, length): of the tokens predicted in this step; infinite where none was."""
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How tokens are decoded, under the names that ``decode`` explains."""
+
+    steps: int = 8
+    """T, at least 1."""
+    schedule: str = "cosine"
+    """Name of the mask schedule."""
+    stop_after: int | None = None
+    """Run only the first t steps."""
+    temperature: float = 1.0
+    """Scale of the Gumbel noise on the confidence, at least 0."""
+    token_temperature: float = 1.0
+    """Temperature at which tokens are sampled; 0 takes the likeliest."""
+    top_k: int | None = None
+    """Sample among the k likeliest codes only."""
+    confidence: Literal["log_probability", "probability"] = "log_probability"
+    """What confidence is computed from."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown names and numbers out of range."""
+        named(self.schedule)
+        _check_settings(
+            self.steps,
+            self.stop_after,
+            self.temperature,
+            self.token_temperature,
+            self.top_k,
+            self.confidence,
+        )
 
 
 # Section 3.1, "MVTM in Training"
@@ -161,8 +194,8 @@ def decode(
         Sample among the k likeliest codes only.
     confidence : {"log_probability", "probability"}
         ``log_probability``: log p(token) + temperature (1 - k / T) Gumbel, as in the paper's code,
-        where the noise fades out. ``probability``: p(token) + temperature (1 - gamma(k / T)) Gumbel,
-        as in the reference experiment.
+        where the noise fades out. ``probability``: p(token) + temperature (1 - gamma(k / T))
+        Gumbel, as in the reference experiment.
     on_step : callable, optional
         Called with a ``Step`` after each step.
 
@@ -172,7 +205,8 @@ def decode(
         If an argument is out of range or the logits are not finite.
     """
     last = steps if stop_after is None else stop_after
-    _check(tokens, masked, generators, steps, last, temperature, token_temperature, top_k)
+    _check(tokens, masked, generators)
+    _check_settings(steps, stop_after, temperature, token_temperature, top_k, confidence)
     tokens = tokens.masked_fill(masked, mask_token)
     left = masked_after(schedule, steps, masked.sum(1))  # (T, B)
     for k in range(1, last + 1):
@@ -243,29 +277,32 @@ def _sample(
     return (index if codes is None else codes.gather(1, index))[:, 0]
 
 
-def _check(
-    tokens: Tensor,
-    masked: Tensor,
-    generators: Sequence[torch.Generator],
+def _check_settings(
     steps: int,
-    last: int,
+    stop_after: int | None,
     temperature: float,
     token_temperature: float,
     top_k: int | None,
+    confidence: str,
 ) -> None:
-    if tokens.shape != masked.shape or tokens.ndim != 2:
-        raise MaskweaveError(
-            f"tokens and masked are (batch, length), got {[*tokens.shape]} and {[*masked.shape]}"
-        )
-    if len(generators) != len(tokens):
-        raise MaskweaveError(f"{len(tokens)} images need as many generators, got {len(generators)}")
     if steps < 1:
         raise MaskweaveError(f"steps must be at least 1, got {steps}")
-    if not 1 <= last <= steps:
-        raise MaskweaveError(f"stop_after must be from 1 to {steps} (steps), got {last}")
+    if stop_after is not None and not 1 <= stop_after <= steps:
+        raise MaskweaveError(f"stop_after must be from 1 to {steps} (steps), got {stop_after}")
     if not (0 <= temperature < float("inf") and 0 <= token_temperature < float("inf")):
         raise MaskweaveError(
             f"temperatures must be at least 0, got {temperature} and {token_temperature}"
         )
     if top_k is not None and top_k < 1:
         raise MaskweaveError(f"top_k must be at least 1, got {top_k}")
+    if confidence not in ("log_probability", "probability"):
+        raise MaskweaveError(f"confidence is log_probability or probability, got {confidence!r}")
+
+
+def _check(tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator]) -> None:
+    if tokens.shape != masked.shape or tokens.ndim != 2:
+        raise MaskweaveError(
+            f"tokens and masked are (batch, length), got {[*tokens.shape]} and {[*masked.shape]}"
+        )
+    if len(generators) != len(tokens):
+        raise MaskweaveError(f"{len(tokens)} images need as many generators, got {len(generators)}")

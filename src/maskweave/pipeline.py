@@ -9,8 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.checkpoint import (
@@ -21,39 +20,14 @@ from maskweave.checkpoint import (
     save_component,
     write_json,
 )
-from maskweave.crops import Crop, enlarge, plan_crops, shrink
+from maskweave.crops import Crop, enlarge, enlarge_mask, plan_crops, shrink
 from maskweave.errors import MaskweaveError
-from maskweave.holes import token_mask
-from maskweave.maskgit import Step, decode
+from maskweave.holes import remark, token_mask
+from maskweave.images import Hole, Pixels, as_hole, as_pixels, check_sizes, converted
+from maskweave.maskgit import DecodeSettings, Step, decode
 from maskweave.schedules import named
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.transformer import BidirectionalTransformer
-
-LARGE_SHARE = 0.6
-"""Above this share of hole a mask is likely to be meant the other way round."""
-
-Pixels = UInt8[np.ndarray, "height width 3"]
-Hole = Bool[np.ndarray, "height width"]
-
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """How tokens are decoded, see ``maskweave.maskgit.decode``; a model carries its defaults."""
-
-    steps: int = 8
-    """T."""
-    schedule: str = "cosine"
-    """Name of the mask schedule."""
-    stop_after: int | None = None
-    """Run only the first t steps."""
-    temperature: float = 1.0
-    """Scale of the Gumbel noise on the confidence."""
-    token_temperature: float = 1.0
-    """Temperature at which tokens are sampled; 0 takes the likeliest."""
-    top_k: int | None = None
-    """Sample among the k likeliest codes only."""
-    confidence: Literal["log_probability", "probability"] = "log_probability"
-    """What confidence is computed from."""
 
 
 class StepPicture(NamedTuple):
@@ -82,6 +56,13 @@ class _Row(NamedTuple):
     output: int
     crop: Crop
     seed: int
+
+
+class _Canvas(NamedTuple):
+    """An output while its crops are filled one after the other."""
+
+    pixels: Pixels
+    masked: Hole
 
 
 class _State(NamedTuple):
@@ -135,7 +116,7 @@ class InpaintPipeline:
     def to(
         self, device: str | torch.device, dtype: torch.dtype = torch.float32
     ) -> "InpaintPipeline":
-        """Move to a device and choose the precision of matrix products; tokens are exact in float32."""
+        """Move to a device and choose the precision of matrix products; encoding is in float32."""
         self.tokenizer.to(device)
         self.transformer.to(device)
         self.dtype = dtype
@@ -203,48 +184,46 @@ class InpaintPipeline:
             raise MaskweaveError("num_images_per_prompt and batch_size must be at least 1")
         if output_type not in ("pil", "np", "pt"):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
-        resolved = self._settings(
-            settings | {"steps": num_inference_steps, "temperature": temperature}
-        )
+        resolved = self.settings(steps=num_inference_steps, temperature=temperature, **settings)
         images, holes = _pair(image, mask_image)
-        rows = _plan(
-            holes,
-            self.tokenizer.config.image_size,
-            num_images_per_prompt,
-            _generators(generator, len(images)),
-        )
+        sources = _generators(generator, len(images))
+        rows = _plan(holes, self.tokenizer.config.image_size, num_images_per_prompt, sources)
         kept = (resolved.stop_after or resolved.steps) if output_steps else 1
-        copies = range(num_images_per_prompt)
-        pictures = [[pixels.copy() for _ in range(kept)] for pixels in images for _ in copies]
-        unfilled = [[hole & False for _ in range(kept)] for hole in holes for _ in copies]
+        canvases = [
+            [_Canvas(pixels.copy(), np.zeros_like(hole)) for _ in range(kept)]
+            for pixels, hole in zip(images, holes, strict=True)
+            for _ in range(num_images_per_prompt)
+        ]
 
-        def report(step: Step) -> None:
+        def on_step(step: Step) -> None:
             if callback_on_step_end is not None:
-                callback_on_step_end(self, step.index, step)
+                callback_on_step_end(self, step.number, step)
 
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             windows = [_window(images[row.image], holes[row.image], row.crop) for row in batch]
-            generators = [torch.Generator().manual_seed(row.seed) for row in batch]
-            fills = self._fill(windows, generators, resolved, output_steps, report)
+            fills = self._fill(batch, windows, resolved, output_steps, on_step)
             for row, window, states in zip(batch, windows, fills, strict=True):
-                for k in range(kept):  # decoding ends early when nothing is masked
-                    state = states[min(k, len(states) - 1)]
-                    _paste(row.crop, window, state, pictures[row.output][k], keep_known)
-                    unfilled[row.output][k][row.crop.rows, row.crop.columns] |= _enlarge_mask(
-                        state.masked, row.crop.part
-                    )
-        finished = [_convert(states[-1], output_type) for states in pictures]
+                for k, canvas in enumerate(canvases[row.output]):
+                    # Decoding ends early when nothing is masked.
+                    _paste(canvas, row.crop, window, states[min(k, len(states) - 1)], keep_known)
+        finished = [converted(states[-1].pixels, output_type) for states in canvases]
         if not output_steps:
             return InpaintOutput(finished)
         steps = [
-            [StepPicture(_convert(p, output_type), m) for p, m in zip(states, masks, strict=True)]
-            for states, masks in zip(pictures, unfilled, strict=True)
+            [StepPicture(converted(c.pixels, output_type), c.masked) for c in states]
+            for states in canvases
         ]
         return InpaintOutput(finished, steps)
 
-    def _settings(self, overrides: dict[str, Any]) -> DecodeSettings:
-        """Return the model's defaults with all overrides that are not None."""
+    def settings(self, **overrides: Any) -> DecodeSettings:
+        """Return the model's defaults with those overrides that are not None.
+
+        Raises
+        ------
+        MaskweaveError
+            If a setting is unknown or out of range.
+        """
         given = {name: value for name, value in overrides.items() if value is not None}
         unknown = given.keys() - {field.name for field in dataclasses.fields(DecodeSettings)}
         if unknown:
@@ -253,46 +232,48 @@ class InpaintPipeline:
 
     def _fill(
         self,
+        rows: Sequence[_Row],
         windows: Sequence[tuple[Pixels, Hole]],
-        generators: Sequence[torch.Generator],
         settings: DecodeSettings,
         keep_steps: bool,
-        report: Callable[[Step], None],
+        on_step: Callable[[Step], None],
     ) -> list[list[_State]]:
         """Fill a batch of windows; return the states of each, only the last unless all are kept."""
-        size, patch = self.tokenizer.config.image_size, self.tokenizer.config.patch
-        shrunk = [shrink(pixels, hole, size) for pixels, hole in windows]
+        config = self.tokenizer.config
+        shrunk = [shrink(pixels, hole, config.image_size) for pixels, hole in windows]
         known = torch.stack([image for image, _ in shrunk]).to(self.device)
         hole = torch.stack([small for _, small in shrunk]).to(self.device)
-        steps: list[Step] = []
+        grids: list[tuple[Tensor, Tensor]] = []  # tokens and what is masked of them, step by step
 
-        def on_step(step: Step) -> None:
-            report(step)
+        def keep(step: Step) -> None:
+            on_step(step)
             if keep_steps:
-                steps.append(step)
+                grids.append((step.tokens, step.masked))
 
-        autocast = torch.autocast(
-            self.device.type, self.dtype, enabled=self.dtype != torch.float32
-        )
-        tokens = self.tokenizer.encode(known)
-        with autocast:
-            masked = token_mask(hole, patch)
+        tokens, masked = self.tokenizer.encode(known), token_mask(hole, config.patch)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             tokens = decode(
                 self.transformer,
                 tokens,
                 masked,
                 mask_token=self.transformer.config.mask_token,
-                generators=generators,
-                **dataclasses.asdict(settings) | {"schedule": named(settings.schedule)},
-                on_step=on_step,
+                generators=[torch.Generator().manual_seed(row.seed) for row in rows],
+                on_step=keep,
+                schedule=named(settings.schedule),
+                steps=settings.steps,
+                stop_after=settings.stop_after,
+                temperature=settings.temperature,
+                token_temperature=settings.token_temperature,
+                top_k=settings.top_k,
+                confidence=settings.confidence,
             )
-            last = (tokens, torch.zeros_like(masked))
-            grids = [(step.tokens, step.masked) for step in steps] if keep_steps else [last]
+            if not keep_steps:
+                grids.append((tokens, torch.zeros_like(masked)))
             painted = [self.tokenizer.decode(t, known, hole).float().cpu() for t, _ in grids]
         return [
             [
-                _State(image[i], token_grid[i].cpu())
-                for image, (_, token_grid) in zip(painted, grids, strict=True)
+                _State(picture[i], grid[i].cpu())
+                for picture, (_, grid) in zip(painted, grids, strict=True)
             ]
             for i in range(len(windows))
         ]
@@ -330,19 +311,12 @@ def _plan(
 
 
 def _paste(
-    crop: Crop, window: tuple[Pixels, Hole], state: _State, picture: Pixels, keep_known: bool
+    canvas: _Canvas, crop: Crop, window: tuple[Pixels, Hole], state: _State, keep_known: bool
 ) -> None:
-    """Copy what was painted into the picture: the crop's part of the hole, or all of the crop."""
+    """Copy what was painted to the canvas: the crop's part of the hole, or all of the crop."""
     part = crop.part if keep_known else np.ones_like(crop.part)
-    picture[crop.rows, crop.columns][part] = enlarge(state.painted, *window)[part]
-
-
-def _enlarge_mask(masked: Bool[Tensor, "length"], part: Hole) -> Hole:
-    """Return the hole pixels of a crop that lie in masked tokens."""
-    grid = round(len(masked) ** 0.5)
-    height, width = part.shape
-    rows, columns = (np.arange(n) * grid // n for n in (height, width))
-    return masked.view(grid, grid).numpy()[np.ix_(rows, columns)] & part
+    canvas.pixels[crop.rows, crop.columns][part] = enlarge(state.painted, *window)[part]
+    canvas.masked[crop.rows, crop.columns] |= enlarge_mask(state.masked, crop.part)
 
 
 def _window(pixels: Pixels, hole: Hole, crop: Crop) -> tuple[Pixels, Hole]:
@@ -350,51 +324,15 @@ def _window(pixels: Pixels, hole: Hole, crop: Crop) -> tuple[Pixels, Hole]:
 
 
 def _pair(image: Any, mask_image: Any) -> tuple[list[Pixels], list[Hole]]:
-    """Return images as arrays and their holes, warning of holes that are suspiciously large."""
+    """Return images as arrays and their holes, warning of holes that look like a mistake."""
     images = list(image) if isinstance(image, list | tuple) else [image]
     masks = list(mask_image) if isinstance(mask_image, list | tuple) else [mask_image] * len(images)
     if len(images) != len(masks):
         raise MaskweaveError(f"{len(images)} images but {len(masks)} masks")
-    pixels = [_as_pixels(one) for one in images]
-    holes = [_as_hole(mask, one) for mask, one in zip(masks, images, strict=True)]
+    pixels = [as_pixels(one) for one in images]
+    holes = [as_hole(mask, one) for mask, one in zip(masks, images, strict=True)]
     for array, hole in zip(pixels, holes, strict=True):
-        if array.shape[:2] != hole.shape:
-            raise MaskweaveError(
-                f"the mask is {hole.shape[1]}x{hole.shape[0]} pixels, "
-                f"the image {array.shape[1]}x{array.shape[0]}"
-            )
-        if hole.mean() > LARGE_SHARE:
-            warnings.warn(
-                f"{hole.mean():.0%} of the image is hole: is the mask inverted?", stacklevel=3
-            )
+        check_sizes(array, hole)
+        if note := remark(hole):
+            warnings.warn(note, stacklevel=3)
     return pixels, holes
-
-
-def _as_pixels(image: Any) -> Pixels:
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
-        return image
-    raise MaskweaveError("an image is a PIL image or a uint8 array (height, width, 3)")
-
-
-def _as_hole(mask: Any, image: Any) -> Hole:
-    if mask is None:
-        if not (isinstance(image, Image.Image) and image.has_transparency_data):
-            raise MaskweaveError("an image without transparency needs a mask_image")
-        return np.array(image.convert("RGBA").getchannel("A")) < 128
-    if isinstance(mask, Image.Image):
-        mask = np.array(mask.convert("L"))
-    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.uint8, np.bool_):
-        return mask if mask.dtype == np.bool_ else mask >= 128
-    raise MaskweaveError("a mask is a PIL image or a uint8 or bool array (height, width)")
-
-
-def _convert(pixels: Pixels, output_type: str) -> Any:
-    match output_type:
-        case "pil":
-            return Image.fromarray(pixels)
-        case "pt":
-            return torch.from_numpy(pixels).permute(2, 0, 1)
-        case _:
-            return pixels

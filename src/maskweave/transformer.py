@@ -141,7 +141,7 @@ class BidirectionalTransformer(nn.Module):
         return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
 
     def _codes(self) -> Float[Tensor, "codes dim"]:
-        """Return the matrix whose rows the last hidden state is compared with, the mask token's left out."""
+        """Return the rows that the last hidden state is compared with: none for the mask token."""
         if self.config.tied_output:
             return self.token_embedding.weight[: self.config.codebook_size]
         return self.output.weight
@@ -150,6 +150,8 @@ class BidirectionalTransformer(nn.Module):
 def _initialise(module: nn.Module) -> None:
     """Draw weights as BERT and MaskGIT do: a truncated normal of width 0.02, biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
+        for name, parameter in module.named_parameters(recurse=False):
+            if name == "weight":
+                nn.init.trunc_normal_(parameter, std=0.02)
+            else:
+                nn.init.zeros_(parameter)

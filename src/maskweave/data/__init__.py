@@ -1,0 +1,1 @@
+"""Image folders and what is done to images before training."""

@@ -14,7 +14,6 @@ from maskweave.errors import MaskweaveError
 from maskweave.images import SUFFIXES, read_image
 
 
-
 class ImageFolder(Dataset[Tensor]):
     """Every image below a folder, cropped to its central square and resized.
 

@@ -1,0 +1,1 @@
+"""The VQGAN and what trains it."""

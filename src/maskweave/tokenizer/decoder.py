@@ -1,6 +1,7 @@
 """The decoder: a U-Net that paints the hole from tokens while it looks at the known pixels."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -43,12 +44,10 @@ class Decoder(nn.Module):
 
     def __init__(self, channels: Sequence[int], blocks: int, code_dim: int) -> None:
         super().__init__()
-        steps = list(zip(channels[:-1], channels[1:], strict=True))
+        steps = list(pairwise(channels))
         self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps
-        )
+        self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.embed = nn.Conv2d(code_dim, channels[-1], 1)
         self.middle = nn.Sequential(*(ResidualBlock(channels[-1]) for _ in range(blocks)))
         self.ups = nn.ModuleList(

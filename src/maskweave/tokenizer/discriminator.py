@@ -1,11 +1,10 @@
 """The patch discriminator (pix2pix, Isola et al. 2017, 3.2.2)."""
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Judge overlapping patches of an image: (batch, 3, H, W) to logits (batch, 1, H / 4, W / 4)."""
+    """Judge patches: (batch, 3, H, W) to logits (batch, 1, H / 4, W / 4), positive if real."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__(
@@ -19,9 +18,3 @@ class PatchDiscriminator(nn.Sequential):
             nn.LeakyReLU(0.2),
             nn.Conv2d(2 * width, 1, 3, padding=1),
         )
-
-    def forward(
-        self, input: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch 1 rows columns"]:
-        """Return a logit for every patch: positive where it looks real."""
-        return super().forward(input)

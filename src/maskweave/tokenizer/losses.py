@@ -28,7 +28,7 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
 def adaptive_weight(
     reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_layer: Tensor
 ) -> Float[Tensor, ""]:
-    """Weigh the adversarial loss so that both gradients at the last layer are equally long (eq. 7)."""
+    """Weigh the adversarial loss so that both gradients at the last layer are as long (eq. 7)."""
     (reconstruction_gradient,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
     (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
     ratio = reconstruction_gradient.norm() / (adversarial_gradient.norm() + 1e-4)

@@ -20,7 +20,7 @@ class Quantized(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """A codebook on the unit sphere: low-dimensional, L2-normalised codes (ViT-VQGAN, Yu et al. 2022, 3.2).
+    """Few-dimensional codes on the unit sphere (ViT-VQGAN, Yu et al. 2022, 3.2).
 
     Codes that fall out of use are seeded again from encoder outputs by ``revive``.
     """
@@ -35,21 +35,22 @@ class Codebook(nn.Module):
         self.register_buffer("usage", torch.ones(size))
 
     def forward(self, latents: Float[Tensor, "batch length code_dim"]) -> Quantized:
-        """Replace each latent by its nearest code (VQ-VAE, van den Oord et al. 2017, eq. 2 and 3)."""
+        """Replace latents by their nearest codes (VQ-VAE, van den Oord et al. 2017, eq. 2, 3)."""
         latents = F.normalize(latents.float(), dim=-1)
         tokens = self.nearest(latents)
         codes = self.lookup(tokens)
-        loss = (
-            (codes - latents.detach()).square().sum(-1).mean()
-            + self.commitment * (latents - codes.detach()).square().sum(-1).mean()
-        )
+        loss = (codes - latents.detach()).square().sum(-1).mean() + self.commitment * (
+            latents - codes.detach()
+        ).square().sum(-1).mean()
         return Quantized(latents + (codes - latents).detach(), tokens, loss)
 
     def nearest(
         self, latents: Float[Tensor, "batch length code_dim"]
     ) -> Int[Tensor, "batch length"]:
         """Return the index of the code with the largest cosine similarity."""
-        return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.weight, dim=-1).T).argmax(-1)
+        return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.weight, dim=-1).T).argmax(
+            -1
+        )
 
     def lookup(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length code_dim"]:
         """Return the unit-length code of every token."""

@@ -20,7 +20,7 @@ class TokenizerConfig:
     image_size: int = 64
     """Side of the square images, in pixels."""
     patch: int = 4
-    """Side of a token's patch, in pixels: the factor f, a power of two that divides the image size."""
+    """Side of a token's patch, in pixels: the factor f, a power of two dividing the image size."""
     codebook_size: int = 1024
     """Number of codes."""
     code_dim: int = 8
@@ -30,7 +30,7 @@ class TokenizerConfig:
     encoder_blocks: int = 3
     """Residual blocks of the patch encoder."""
     channels: tuple[int, ...] = (32, 64, 192)
-    """Decoder widths from full resolution down to the token grid: log2(patch) + 1 multiples of 8."""
+    """Decoder widths from pixels down to the token grid: log2(patch) + 1 multiples of 8."""
     decoder_blocks: int = 3
     """Residual blocks of the decoder at the token grid."""
 

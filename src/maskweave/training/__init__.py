@@ -1,0 +1,1 @@
+"""The training loop, its two tasks and their recipes."""

@@ -1,33 +1,21 @@
 """The training loop: steps, logs, sample pictures and checkpoints. It knows no model."""
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskweave.data.folder import StepSampler
 from maskweave.errors import MaskweaveError
+from maskweave.progress import progress
 
 CHECKPOINTS_KEPT = 2
 
@@ -117,7 +105,7 @@ def fit(
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=run.workers)
     batches = iter(accelerator.prepare(loader))
     accelerator.init_trackers("tensorboard")
-    with _progress(run.steps, first, accelerator.is_main_process) as advance:
+    with progress(run.steps, first, accelerator.is_main_process) as advance:
         for step in range(first, run.steps):
             images = next(batches)
             _seed(run.seed, accelerator.process_index, step)
@@ -126,7 +114,7 @@ def fit(
                 newest = max(checkpoints.glob("step_*"), default="none")
                 raise MaskweaveError(f"step {step}: {metrics}; last good checkpoint: {newest}")
             done = step + 1
-            advance(metrics)
+            advance(text=" ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
             if done % run.log_every == 0:
                 accelerator.log(metrics, step=done)
             if done % run.sample_every == 0 or done == run.steps:
@@ -149,7 +137,7 @@ def resume(checkpoints: Path, accelerator: Accelerator) -> int:
 
 
 def save(checkpoints: Path, step: int, accelerator: Accelerator) -> None:
-    """Write a checkpoint under its final name only once it is whole; drop all but the newest few."""
+    """Write a checkpoint, under its final name only once it is whole; drop all but the newest."""
     unfinished = checkpoints / "unfinished"
     if accelerator.is_main_process:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -159,7 +147,7 @@ def save(checkpoints: Path, step: int, accelerator: Accelerator) -> None:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (unfinished / "progress.json").write_text(json.dumps({"step": step}))
-        os.replace(unfinished, checkpoints / f"step_{step:08d}")
+        unfinished.replace(checkpoints / f"step_{step:08d}")
         for old in sorted(checkpoints.glob("step_*"))[:-CHECKPOINTS_KEPT]:
             shutil.rmtree(old)
 
@@ -180,23 +168,3 @@ def _sample(task: Task, step: int, directory: Path, accelerator: Accelerator) ->
         Image.fromarray(array).save(directory / "samples" / f"{name}_{step:08d}.png")
         for tracker in accelerator.trackers:
             tracker.log_images({name: array[None]}, step=step, dataformats="NHWC")
-
-
-@contextmanager
-def _progress(steps: int, first: int, shown: bool) -> Iterator[Any]:
-    """Show a bar with rate, time left and the latest metrics; yield the function that moves it."""
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("", total=steps, completed=first)
-
-        def advance(metrics: dict[str, float]) -> None:
-            text = " ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            bar.update(task, advance=1, description=text)
-
-        yield advance

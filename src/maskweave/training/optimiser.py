@@ -39,9 +39,7 @@ class OptimiserConfig:
 def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
     """Return AdamW with minGPT's split: only linear and convolution weights decay."""
     decayed = {
-        id(module.weight)
-        for module in model.modules()
-        if isinstance(module, nn.Linear | nn.Conv2d)
+        id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)
     }
     parameters = list(model.parameters())
     groups = [

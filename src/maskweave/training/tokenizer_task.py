@@ -70,7 +70,9 @@ class TokenizerTask:
         self.accelerator = accelerator
         device = accelerator.device
         vqgan, discriminator = VQGAN(recipe.model), PatchDiscriminator()
-        vqgan, discriminator = (m.to(memory_format=torch.channels_last) for m in (vqgan, discriminator))
+        vqgan, discriminator = (
+            m.to(memory_format=torch.channels_last) for m in (vqgan, discriminator)
+        )
         self.ema = averaged(vqgan, self.config.ema).to(device)
         self.vqgan, self.discriminator, self.optimiser, self.discriminator_optimiser = (
             accelerator.prepare(

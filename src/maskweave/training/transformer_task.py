@@ -121,7 +121,7 @@ class TransformerTask:
         return {
             "loss": loss.item(),
             "masked_accuracy": right.item(),
-            "gradient_norm": float(norm),
+            "gradient_norm": float(norm or 0.0),
             "learning_rate": rate,
         }
 

@@ -1,0 +1,85 @@
+"""``maskweave demo``: the shipped model on a photo that comes with scikit-image."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskweave.cli.options import Overwrite, Seed, load_pipeline
+
+if TYPE_CHECKING:
+    from maskweave.images import Hole, Pixels
+
+FACE = (75, 0, 375, 300)
+"""Where the cat's face is in ``skimage.data.chelsea``: left, upper, right, lower."""
+
+TILE = 160
+"""Side of a picture on the sheet, in pixels."""
+
+GREY = 128
+
+
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("maskweave-demo"),
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fill a hole in a photo of a cat; write input, hole, result, every step and a sheet of all."""
+    import numpy as np
+    import torch
+    from PIL import Image
+    from skimage.data import chelsea
+
+    from maskweave.holes import draw_hole
+    from maskweave.images import refuse_existing, write_image
+
+    pipeline = load_pipeline("cats64", "cpu", "float32")
+    size, steps = pipeline.tokenizer.config.image_size, pipeline.defaults.steps
+    names = ["input", "hole", "result", *(f"step_{k:02d}" for k in range(1, steps + 1))]
+    files = [output / f"{name}.png" for name in [*names, "sheet"]]
+    refuse_existing(files, overwrite)
+
+    photo = Image.fromarray(chelsea()).crop(FACE).resize((size, size), Image.Resampling.LANCZOS)
+    face = np.array(photo)
+    hole = draw_hole("random-walk", size, size, np.random.default_rng(seed))
+    generator = torch.Generator().manual_seed(seed)
+    filled = pipeline(face, hole, generator=generator, output_type="np", output_steps=True)
+    [states] = filled.steps or []
+    first = [face, _cover(face, hole), *filled.images]
+    painted = [state.image for state in states]
+    decided = [_cover(state.image, state.masked) for state in states]
+
+    sheet = _sheet(
+        [
+            dict(zip(names, first, strict=False)),
+            {f"step {k}: prediction": picture for k, picture in enumerate(painted, start=1)},
+            {f"step {k}: kept": picture for k, picture in enumerate(decided, start=1)},
+        ]
+    )
+    for file, picture in zip(files, [*first, *painted, sheet], strict=True):
+        write_image(picture, file)
+        typer.echo(file)
+
+
+def _cover(picture: "Pixels", mask: "Hole") -> "Pixels":
+    import numpy as np
+
+    return np.where(mask[:, :, None], np.uint8(GREY), picture)
+
+
+def _sheet(rows: "list[dict[str, Pixels]]") -> "Pixels":
+    """Arrange labelled pictures, enlarged pixel by pixel."""
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    label, gap = 18, 6
+    width = max(len(row) for row in rows) * (TILE + gap) + gap
+    canvas = Image.new("RGB", (width, len(rows) * (TILE + label + gap) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for i, row in enumerate(rows):
+        for j, (name, picture) in enumerate(row.items()):
+            x, y = gap + j * (TILE + gap), gap + i * (TILE + label + gap)
+            draw.text((x, y), name, fill="black", font_size=13)
+            tile = Image.fromarray(picture).resize((TILE, TILE), Image.Resampling.NEAREST)
+            canvas.paste(tile, (x, y + label))
+    return np.array(canvas)

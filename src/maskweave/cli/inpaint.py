@@ -1,0 +1,207 @@
+"""``maskweave inpaint``: fill the holes of one image or of a folder of images."""
+
+import json
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from maskweave.cli.options import Device, Dtype, Json, Model, Overwrite, Seed, load_pipeline
+from maskweave.errors import MaskweaveError
+
+if TYPE_CHECKING:
+    from maskweave.images import Hole, Pixels
+    from maskweave.maskgit import DecodeSettings
+    from maskweave.pipeline import InpaintPipeline
+
+
+@dataclass
+class Job:
+    """One image, its mask, the files that come of it, and what there is to say about it."""
+
+    image: Path
+    mask: Path | None
+    outputs: list[Path]
+    steps: list[list[Path]] = field(default_factory=list)
+    """For each output the pictures after each step, if they are wanted."""
+    hole_share: float | None = None
+    note: str | None = None
+    error: str | None = None
+
+    def files(self) -> list[Path]:
+        """Return everything that is written."""
+        return self.outputs + [file for steps in self.steps for file in steps]
+
+
+def inpaint(
+    image: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
+    output: Annotated[Path, typer.Option(help="Image to write, or a folder (no suffix).")],
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Mask image, white in the hole: one for all images, or a folder that has one of "
+            "the same stem for each. Without it transparent pixels are the hole."
+        ),
+    ] = None,
+    model: Model = "cats64",
+    steps: Annotated[int | None, typer.Option(help="Decoding steps T.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="linear, cosine, square, arccos.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Noise on the confidence.")] = None,
+    stop_after: Annotated[int | None, typer.Option(help="Run only t of the T steps.")] = None,
+    num_samples: Annotated[int, typer.Option(min=1, help="Different fills of each image.")] = 1,
+    seed: Seed = 0,
+    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black is the hole.")] = False,
+    save_steps: Annotated[
+        bool, typer.Option("--save-steps", help="Write a picture after each step as well.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images filled at once.")] = 16,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    overwrite: Overwrite = False,
+    json_: Json = False,
+) -> None:
+    """Fill the holes of an image or of a folder of images; all other pixels stay as they are.
+
+    In a folder a bad image is reported at the end, the rest is done, and the exit code is 1.
+    """
+    from maskweave.images import refuse_existing
+    from maskweave.progress import progress
+
+    jobs = _plan(image, mask, output, num_samples)
+    pipeline = load_pipeline(model, device, dtype)
+    settings = pipeline.settings(
+        steps=steps, schedule=schedule, temperature=temperature, stop_after=stop_after
+    )
+    if save_steps:
+        _name_steps(jobs, settings.stop_after or settings.steps)
+    refuse_existing((file for job in jobs for file in job.files()), overwrite)
+
+    started = time.perf_counter()
+    with progress(len(jobs), shown=image.is_dir()) as advance:
+        for start in range(0, len(jobs), batch_size):
+            batch = jobs[start : start + batch_size]
+            _fill(pipeline, batch, settings, seed, invert_mask, skip_bad=image.is_dir())
+            advance(len(batch))
+    _report(jobs, json_, time.perf_counter() - started)
+
+
+def _plan(image: Path, mask: Path | None, output: Path, samples: int) -> list[Job]:
+    """Pair images, masks and outputs by name; nothing is read yet but the folders."""
+    from maskweave.images import SUFFIXES, list_images
+
+    many = image.is_dir()
+    images = list_images(image) if many else [image]
+    masks = {file.stem: file for file in list_images(mask)} if mask and mask.is_dir() else None
+    to_folder = output.is_dir() or not output.suffix
+    if not to_folder and (many or output.suffix.lower() not in SUFFIXES):
+        wanted = "a folder" if many else f"a folder or an image ({', '.join(SUFFIXES)})"
+        raise MaskweaveError(f"output {output} must be {wanted}")
+    jobs = []
+    for file in images:
+        first = output / f"{file.stem}.png" if to_folder else output
+        numbers = range(1, samples + 1)
+        outputs = (
+            [first.with_stem(f"{first.stem}_{i}") for i in numbers] if samples > 1 else [first]
+        )
+        jobs.append(Job(file, mask if masks is None else masks.get(file.stem), outputs))
+        if masks is not None and file.stem not in masks:
+            jobs[-1].error = f"{mask} holds no mask called {file.stem}"
+    return jobs
+
+
+def _name_steps(jobs: list[Job], steps: int) -> None:
+    for job in jobs:
+        job.steps = [
+            [file.with_name(f"{file.stem}_step_{k:02d}.png") for k in range(1, steps + 1)]
+            for file in job.outputs
+        ]
+
+
+def _fill(
+    pipeline: "InpaintPipeline",
+    jobs: list[Job],
+    settings: "DecodeSettings",
+    seed: int,
+    invert_mask: bool,
+    skip_bad: bool,
+) -> None:
+    """Read, fill and write one batch."""
+    import torch
+
+    from maskweave.images import write_image
+
+    ready = list(_read(jobs, invert_mask, skip_bad))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the jobs carry the same remarks
+        filled = pipeline(
+            [pixels for _, pixels, _ in ready],
+            [hole for _, _, hole in ready],
+            num_images_per_prompt=len(jobs[0].outputs),
+            generator=[torch.Generator().manual_seed(seed) for _ in ready],
+            batch_size=len(jobs),
+            output_type="np",
+            output_steps=bool(jobs[0].steps),
+            **asdict(settings),
+        )
+    for index, picture in enumerate(filled.images):
+        sample = index % len(jobs[0].outputs)
+        job = ready[index // len(jobs[0].outputs)][0]
+        write_image(picture, job.outputs[sample])
+        if filled.steps:
+            for file, step in zip(job.steps[sample], filled.steps[index], strict=True):
+                write_image(step.image, file)
+
+
+def _read(
+    jobs: list[Job], invert_mask: bool, skip_bad: bool
+) -> "Iterator[tuple[Job, Pixels, Hole]]":
+    """Yield each image with its hole; note on its job what is remarkable or wrong."""
+    for job in jobs:
+        try:
+            if job.error:
+                raise MaskweaveError(job.error)
+            yield job, *_read_pair(job, invert_mask)
+        except MaskweaveError as error:
+            if not skip_bad:
+                raise
+            job.error = str(error)
+
+
+def _read_pair(job: Job, invert_mask: bool) -> "tuple[Pixels, Hole]":
+    from maskweave.holes import remark
+    from maskweave.images import check_sizes, read_image, read_mask
+
+    picture = read_image(job.image)
+    hole = read_mask(job.mask, invert_mask) if job.mask else picture.transparent
+    if hole is None:
+        raise MaskweaveError(f"{job.image} has no transparency: name a --mask")
+    check_sizes(picture.pixels, hole)
+    job.hole_share, job.note = float(hole.mean()), remark(hole)
+    return picture.pixels, hole
+
+
+def _report(jobs: list[Job], json_: bool, seconds: float) -> None:
+    """Print the files and, on stderr, notes and errors; exit with 1 if an image failed."""
+    failed = [job for job in jobs if job.error]
+    for job in jobs:
+        if job.note:
+            print(f"note: {job.image}: {job.note}", file=sys.stderr)
+        if any(file.suffix.lower() in (".jpg", ".jpeg") for file in job.outputs):
+            print("note: JPEG is lossy: known pixels change on disk", file=sys.stderr)
+    for job in failed:
+        print(f"error: {job.image}: {job.error}", file=sys.stderr)
+    if json_:
+        report = {"seconds": round(seconds, 3), "images": [asdict(job) for job in jobs]}
+        typer.echo(json.dumps(report, indent=2, default=str))
+    else:
+        for job in jobs:
+            for file in [] if job.error else job.files():
+                typer.echo(file)
+        print(f"{len(jobs) - len(failed)} of {len(jobs)} in {seconds:.1f} s", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,57 @@
+"""``maskweave``, the command line. A command imports torch only when it runs."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from maskweave import __version__
+from maskweave.cli.demo import demo
+from maskweave.cli.holes import holes
+from maskweave.cli.inpaint import inpaint
+from maskweave.cli.models import models
+from maskweave.cli.train import train_app
+from maskweave.errors import MaskweaveError
+
+
+class Commands(TyperGroup):
+    """Turns a mistake in the input into one line on stderr and exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except MaskweaveError as error:
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
+            raise typer.Exit(2) from error
+
+
+app = typer.Typer(
+    cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+)
+app.command()(inpaint)
+app.command()(demo)
+app.command()(holes)
+app.command()(models)
+app.add_typer(train_app, name="train")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def maskweave(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Fill holes in images with a masked generative transformer."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,51 @@
+"""The progress bar of long work, on stderr."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class Advance(Protocol):
+    """Moves a progress bar."""
+
+    def __call__(self, count: int = 1, text: str = "") -> None:
+        """Add ``count`` and show ``text`` beside the bar."""
+        ...
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+@contextmanager
+def progress(total: int, first: int = 0, shown: bool = True) -> Generator[Advance]:
+    """Show a bar from ``first`` to ``total`` with rate and time left; yield what moves it."""
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("", total=total, completed=first)
+
+        def advance(count: int = 1, text: str = "") -> None:
+            bar.update(task, advance=count, description=text)
+
+        yield advance
