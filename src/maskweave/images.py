@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,9 +78,10 @@ def list_images(directory: Path) -> list[Path]:
         If the folder cannot be read, holds no image, or two images differ in their suffix only.
     """
     try:
-        files = sorted(p for p in directory.iterdir() if p.suffix.lower() in SUFFIXES)
+        files = sorted(directory.iterdir())
     except OSError as error:
         raise MaskweaveError(f"cannot read folder {directory}: {error.strerror}") from error
+    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
     if not files:
         raise MaskweaveError(f"{directory} holds no image ({', '.join(SUFFIXES)})")
     twins = [stem for stem, number in Counter(file.stem for file in files).items() if number > 1]
@@ -108,7 +110,8 @@ def write_image(pixels: Pixels, file: Path) -> None:
         Image.fromarray(pixels).save(unfinished, format=kind, **options)
         unfinished.replace(file)
     except OSError as error:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()
         raise MaskweaveError(f"cannot write {file}: {error.strerror or error}") from error
 
 

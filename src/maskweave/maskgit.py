@@ -128,9 +128,9 @@ def corrupt(
 
 # Equation 1, with the two variants that the reference experiment and BERT-like losses need
 def masked_loss(
-    logits: Float[Tensor, "batch length codes"],
-    tokens: Int[Tensor, "batch length"],
-    masked: Bool[Tensor, "batch length"],
+    logits: Float[Tensor, "*shape codes"],
+    tokens: Int[Tensor, "*shape"],
+    masked: Bool[Tensor, "*shape"],
     *,
     unmasked_weight: float = 0.0,
     label_smoothing: float = 0.0,
@@ -141,9 +141,12 @@ def masked_loss(
     experiment's. Without any token of positive weight the loss is 0.
     """
     losses = F.cross_entropy(
-        logits.transpose(1, 2).float(), tokens, label_smoothing=label_smoothing, reduction="none"
+        logits.flatten(0, -2).float(),
+        tokens.flatten(),
+        label_smoothing=label_smoothing,
+        reduction="none",
     )
-    weights = torch.where(masked, 1.0, unmasked_weight)
+    weights = torch.where(masked.flatten(), 1.0, unmasked_weight)
     return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
 
 

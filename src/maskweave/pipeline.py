@@ -184,7 +184,8 @@ class InpaintPipeline:
             raise MaskweaveError("num_images_per_prompt and batch_size must be at least 1")
         if output_type not in ("pil", "np", "pt"):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
-        resolved = self.settings(steps=num_inference_steps, temperature=temperature, **settings)
+        named_here = {"steps": num_inference_steps, "temperature": temperature}
+        resolved = self.settings(**named_here | settings)
         images, holes = _pair(image, mask_image)
         sources = _generators(generator, len(images))
         rows = _plan(holes, self.tokenizer.config.image_size, num_images_per_prompt, sources)

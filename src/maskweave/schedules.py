@@ -74,9 +74,8 @@ def masked_after(
     holes : Tensor
         n for every image, on any device.
     """
-    progress = torch.arange(1, steps + 1, dtype=torch.float64, device=holes.device) / steps
-    wanted = (schedule(progress)[:, None] * holes).floor().long()  # (T, B)
-    at_most = holes - torch.arange(1, steps + 1, device=holes.device)[:, None]
-    left = torch.minimum(wanted, at_most).clamp(min=0)
+    step = torch.arange(1, steps + 1)[:, None]  # (T, 1), on the CPU: not every device has float64
+    wanted = (schedule(step.double() / steps) * holes.cpu()).floor().long()  # (T, B)
+    left = torch.minimum(wanted, holes.cpu() - step).clamp(min=0)
     left[-1] = 0
-    return left
+    return left.to(holes.device)

@@ -29,7 +29,7 @@ class TokenizerLoss:
     """Weights of the first stage's losses (VQGAN, section 3.1) and the holes it sees."""
 
     perceptual: float = 2.0
-    """Weight of LPIPS beside the mean absolute error."""
+    """Weight of LPIPS beside the mean absolute error; 0 needs no LPIPS weights."""
     codebook: float = 0.5
     """Weight of the codebook and commitment losses."""
     known: float = 0.1
@@ -80,7 +80,7 @@ class TokenizerTask:
             )
         )
         accelerator.register_for_checkpointing(self.ema)
-        self.perceptual = perceptual_loss().to(device)
+        self.perceptual = perceptual_loss().to(device) if self.loss.perceptual > 0 else None
         self.validation = to_unit_range(validation).to(device)
         self.validation_holes = self._holes(len(validation), np.random.default_rng(0))
 
@@ -122,11 +122,13 @@ class TokenizerTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the tokenizer's total loss and its parts."""
         pixel = pixel_loss(output.images, images, hole, self.loss.known)
-        with self.accelerator.autocast():
-            perceptual = self.perceptual(painted.clamp(-1, 1), images)
-        reconstruction = pixel + self.loss.perceptual * perceptual
+        metrics = {"pixel": pixel, "codebook": output.codebook_loss}
+        reconstruction = pixel
+        if self.perceptual is not None:
+            with self.accelerator.autocast():
+                metrics["perceptual"] = self.perceptual(painted.clamp(-1, 1), images)
+            reconstruction = pixel + self.loss.perceptual * metrics["perceptual"]
         total = reconstruction + self.loss.codebook * output.codebook_loss
-        metrics = {"pixel": pixel, "perceptual": perceptual, "codebook": output.codebook_loss}
         if adversarial:
             last = self.accelerator.unwrap_model(self.vqgan).decoder.output.weight
             fooled = -self.discriminator(painted).mean()
@@ -160,9 +162,10 @@ class TokenizerTask:
         used = len(tokens.unique()) / vqgan.config.codebook_size
         figures = {
             "validation/psnr_in_hole": float(-10 * error.log10()),
-            "validation/lpips": float(self.perceptual(painted, images)),
             "validation/codes_used": used,
         }
+        if self.perceptual is not None:
+            figures["validation/lpips"] = float(self.perceptual(painted, images))
         holed = images.masked_fill(hole[:, None], 0.0)
         return figures, {"tokenizer": sheet([images, holed, painted, vqgan.decode(tokens)])}
 

@@ -56,9 +56,13 @@ def train_transformer(
 ) -> None:
     """Train stage 2 on a folder of images; ``output`` becomes a model that the pipeline loads.
 
-    ``tokenizer`` is the folder of a tokenizer component; the rest is as in ``train_tokenizer``.
+    ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
+    is taken; the rest is as in ``train_tokenizer``.
     """
     vqgan = load_tokenizer(tokenizer)
+    codes, length = vqgan.config.codebook_size, vqgan.config.length
+    model = dataclasses.replace(recipe.model, codebook_size=codes, length=length)
+    recipe = dataclasses.replace(recipe, model=model)
     dataset, samples = _read(data, validation, vqgan.config.image_size, recipe.run)
     _claim(output, recipe)
     torch.manual_seed(recipe.run.seed)

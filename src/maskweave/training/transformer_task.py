@@ -55,7 +55,7 @@ class TransformerRecipe:
     """Everything that decides a run of stage 2, except the images and the tokenizer."""
 
     model: TransformerConfig = TransformerConfig()
-    """Sizes of the transformer."""
+    """Sizes of the transformer; the numbers of codes and tokens are the tokenizer's."""
     masking: MaskingConfig = MaskingConfig()
     """Which tokens are masked, and the loss."""
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -75,12 +75,6 @@ class TransformerTask:
         accelerator: Accelerator,
     ) -> None:
         model = recipe.model
-        shape = (tokenizer.config.codebook_size, tokenizer.config.length)
-        if (model.codebook_size, model.length) != shape:
-            raise MaskweaveError(
-                f"the transformer expects {model.codebook_size} codes and {model.length} tokens, "
-                f"the tokenizer has {shape[0]} and {shape[1]}"
-            )
         self.masking, self.config, self.steps = recipe.masking, recipe.optimiser, recipe.run.steps
         self.accelerator = accelerator
         device = accelerator.device
@@ -103,12 +97,15 @@ class TransformerTask:
         with torch.no_grad():
             tokens = self.tokenizer.encode(images)
         corrupted = self._corrupt(tokens, self._holes(len(tokens), rng), rng, generator)
-        logits = self.transformer(corrupted.tokens)
+        weight = self.masking.unmasked_weight
+        counted = corrupted.masked if weight == 0 else torch.ones_like(corrupted.masked)
+        logits = self.transformer(corrupted.tokens, counted)  # (M, K)
+        truth, masked = tokens[counted], corrupted.masked[counted]  # (M)
         loss = masked_loss(
             logits,
-            tokens,
-            corrupted.masked,
-            unmasked_weight=self.masking.unmasked_weight,
+            truth,
+            masked,
+            unmasked_weight=weight,
             label_smoothing=self.masking.label_smoothing,
         )
         rate = set_learning_rate(self.optimiser, self.config, step, self.steps)
@@ -117,7 +114,7 @@ class TransformerTask:
         norm = self.accelerator.clip_grad_norm_(self.transformer.parameters(), self.config.clip)
         self.optimiser.step()
         self.ema.update_parameters(self.accelerator.unwrap_model(self.transformer))
-        right = (logits.argmax(-1) == tokens)[corrupted.masked].float().mean()
+        right = ((logits.argmax(-1) == truth) & masked).sum() / masked.sum().clamp(min=1)
         return {
             "loss": loss.item(),
             "masked_accuracy": right.item(),

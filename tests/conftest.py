@@ -1,0 +1,55 @@
+"""Small models with random weights, and the data that only some machines have."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from maskweave.pipeline import InpaintPipeline
+from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
+from maskweave.transformer import BidirectionalTransformer, TransformerConfig
+
+torch.set_num_threads(2)
+
+
+def tiny_pipeline(seed: int = 0) -> InpaintPipeline:
+    torch.manual_seed(seed)
+    tokenizer = VQGAN(
+        TokenizerConfig(
+            image_size=16, codebook_size=32, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
+        )
+    )
+    transformer = BidirectionalTransformer(
+        TransformerConfig(codebook_size=32, length=16, dim=16, layers=2, heads=2, mlp_dim=32)
+    )
+    for parameter in transformer.parameters():  # far from uniform predictions
+        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    return InpaintPipeline(tokenizer, transformer)
+
+
+@pytest.fixture
+def pipeline() -> InpaintPipeline:
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Images and golden files beside the checkout, or where MASKWEAVE_SHARED says."""
+    here = os.environ.get("MASKWEAVE_SHARED", Path(__file__).parents[2] / "shared")
+    if not Path(here).is_dir():
+        pytest.skip(f"no shared data at {here}; MASKWEAVE_SHARED names another folder")
+    return Path(here)

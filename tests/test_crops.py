@@ -1,0 +1,113 @@
+"""Crops: every hole pixel belongs to exactly one crop, and known pixels decide the small picture."""
+
+import numpy as np
+import pytest
+import torch
+
+from maskweave.crops import enlarge, enlarge_mask, plan_crops, shrink
+from maskweave.holes import draw_hole
+
+
+def random_holes() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    holes = [
+        draw_hole(kind, *size, rng)
+        for kind in ("random-walk", "thin", "box", "half")
+        for size in ((64, 64), (40, 200), (300, 90), (20, 20))
+    ]
+    specks = rng.random((100, 130)) < 0.01
+    whole = np.ones((50, 70), dtype=bool)
+    return [*holes, specks, whole]
+
+
+@pytest.mark.parametrize("index", range(18))
+def test_every_hole_pixel_belongs_to_exactly_one_crop(index: int) -> None:
+    hole = random_holes()[index]
+    count = np.zeros(hole.shape, dtype=int)
+    for crop in plan_crops(hole, 16):
+        window = count[crop.rows, crop.columns]
+        assert window.shape == crop.part.shape  # inside the image
+        window += crop.part
+    assert np.array_equal(count, hole.astype(int))
+
+
+def test_no_hole_no_crop() -> None:
+    assert plan_crops(np.zeros((30, 30), dtype=bool), 16) == []
+
+
+def test_an_image_of_the_models_size_is_one_crop() -> None:
+    hole = np.zeros((16, 16), dtype=bool)
+    hole[1, 1] = hole[14, 14] = True
+    [crop] = plan_crops(hole, 16)
+    assert crop.part.shape == (16, 16)
+
+
+def test_a_crop_is_square_with_context_around_its_hole() -> None:
+    hole = np.zeros((200, 300), dtype=bool)
+    hole[90:130, 150:180] = True
+    [crop] = plan_crops(hole, 16)
+    assert crop.part.shape == (80, 80)
+    rows, columns = np.nonzero(crop.part)
+    assert (rows.min(), 79 - rows.max()) == (20, 20)
+    assert (columns.min(), 79 - columns.max()) == (25, 25)
+
+
+def test_distant_holes_get_crops_of_their_own_and_near_ones_share() -> None:
+    hole = np.zeros((100, 400), dtype=bool)
+    hole[40:60, 20:40] = hole[40:60, 300:320] = True
+    hole[45:50, 45:48] = True
+    crops = plan_crops(hole, 16)
+    assert len(crops) == 2
+    assert crops[0].part.sum() == 400 + 15
+
+
+def test_shrinking_averages_known_pixels_alone() -> None:
+    pixels = np.full((32, 32, 3), 200, dtype=np.uint8)
+    hole = np.zeros((32, 32), dtype=bool)
+    hole[8:20, 8:20] = True
+    pixels[hole] = 0
+    known, small = shrink(pixels, hole, 8)
+    assert small[2:5, 2:5].all()
+    assert not small[0].any()
+    torch.testing.assert_close(known[:, ~small], torch.full_like(known[:, ~small], 200 / 127.5 - 1))
+    assert (known[:, small] == 0).all()
+
+
+def test_law_2_shrinking_never_reads_the_hole(rng: np.random.Generator) -> None:
+    for size in (16, 40):
+        hole = draw_hole("random-walk", size, size, rng)
+        pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        other = np.where(hole[:, :, None], 255 - pixels, pixels)
+        for one, two in zip(shrink(pixels, hole, 16), shrink(other, hole, 16), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_at_the_models_size_nothing_is_resampled(rng: np.random.Generator) -> None:
+    pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    hole = np.zeros((16, 16), dtype=bool)
+    known, _ = shrink(pixels, hole, 16)
+    assert np.array_equal(enlarge(known, pixels, hole), pixels)
+
+
+def test_feathering_joins_a_fill_of_another_brightness_to_its_surroundings() -> None:
+    pixels = np.full((64, 64, 3), 150, dtype=np.uint8)
+    hole = np.zeros((64, 64), dtype=bool)
+    hole[16:48, 16:48] = True
+    too_dark = torch.full((3, 16, 16), 100 / 127.5 - 1)
+    filled = enlarge(too_dark, pixels, hole)[:, :, 0].astype(int)
+    assert abs(filled[32, 16] - 150) < 12  # at the border
+    assert abs(filled[32, 32] - 100) <= 1  # in the middle
+    assert (np.diff(filled[32, 16:32]) <= 0).all()
+
+
+def test_a_token_grid_is_enlarged_to_the_pixels_it_covers() -> None:
+    masked = torch.tensor([True, False, False, True])
+    part = np.ones((4, 6), dtype=bool)
+    part[0, 0] = False
+    enlarged = enlarge_mask(masked, part)
+    assert enlarged.astype(int).tolist() == [
+        [0, 1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1],
+        [0, 0, 0, 1, 1, 1],
+    ]

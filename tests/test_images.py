@@ -1,0 +1,139 @@
+"""Reading and writing: what is converted, what is refused, and that nothing is half written."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maskweave.errors import MaskweaveError
+from maskweave.images import SUFFIXES, list_images, read_image, read_mask, write_image
+
+
+@pytest.fixture
+def pixels(rng: np.random.Generator) -> np.ndarray:
+    return rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [s for s in SUFFIXES if s not in (".jpg", ".jpeg")])
+def test_every_suffix_but_jpeg_is_lossless(suffix: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    file = tmp_path / "new" / f"x{suffix.upper()}"
+    write_image(pixels, file)
+    assert np.array_equal(read_image(file).pixels, pixels)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_grey_and_palette_images_become_rgb_without_loss(
+    mode: str, pixels: np.ndarray, tmp_path: Path
+) -> None:
+    image = Image.fromarray(pixels).convert(mode)
+    image.save(tmp_path / "x.png")
+    picture = read_image(tmp_path / "x.png")
+    assert np.array_equal(picture.pixels, np.array(image.convert("RGB")))
+    assert picture.transparent is None
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_alpha_below_128_is_transparent(mode: str, pixels: np.ndarray, tmp_path: Path) -> None:
+    alpha = np.full((6, 8), 255, dtype=np.uint8)
+    alpha[2, 3], alpha[2, 4], alpha[2, 5] = 0, 127, 128
+    image = Image.fromarray(pixels)
+    image.putalpha(Image.fromarray(alpha))
+    image.convert("RGBA" if mode == "PA" else mode).save(tmp_path / "x.png")
+    transparent = read_image(tmp_path / "x.png").transparent
+    assert transparent is not None
+    assert np.argwhere(transparent).tolist() == [[2, 3], [2, 4]]
+
+
+def test_exif_orientation_is_applied(pixels: np.ndarray, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "x.png").pixels, np.rot90(pixels, -1))
+
+
+def test_a_mask_is_white_from_128_on(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 127], [128, 255]], dtype=np.uint8)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png").tolist() == [[False, False], [True, True]]
+    assert read_mask(tmp_path / "m.png", invert=True).tolist() == [[True, True], [False, False]]
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """Write a PNG by hand: Pillow writes neither 16-bit colour nor absurd sizes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+RED = Image.new("RGB", (40, 40), "red")
+BROKEN = {
+    "empty.png": (b"", "not a readable image"),
+    "text.png": (b"no image at all", "not a readable image"),
+    "truncated.png": (encoded(RED, "PNG")[:60], "not a readable image"),
+    "truncated.jpg": (encoded(RED, "JPEG")[:-200], "not a readable image"),
+    "bomb.png": (png(60_000, 60_000, 8, 2, b""), "more than|exceeds limit"),
+    "large.png": (png(20_000, 6_000, 8, 2, b""), "20000x6000 is more than"),
+    "grey16.png": (encoded(Image.new("I;16", (4, 4)), "PNG"), "16.* not supported"),
+    "rgb16.png": (png(1, 1, 16, 2, b"\0" + b"\1\2" * 3), "16-bit images are not supported"),
+    "rgba16.png": (png(1, 1, 16, 6, b"\0" + b"\1\2" * 4), "16-bit images are not supported"),
+    "cmyk.jpg": (encoded(Image.new("CMYK", (4, 4)), "JPEG"), "CMYK images are not supported"),
+    "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "F images are not supported"),
+    "moving.webp": (
+        encoded(RED, "WEBP", save_all=True, append_images=[Image.new("RGB", (40, 40))]),
+        "animated images are not supported",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_bad_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    content, message = BROKEN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(MaskweaveError, match=message) as caught:
+        read_image(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskweaveError, match="does not exist"):
+        read_image(tmp_path / "none.png")
+    with pytest.raises(MaskweaveError, match=r"is not a readable image|Is a directory"):
+        read_image(tmp_path)
+    with pytest.raises(MaskweaveError, match="cannot read folder"):
+        list_images(tmp_path / "none")
+    with pytest.raises(MaskweaveError, match="holds no image"):
+        list_images(tmp_path)
+
+
+def test_a_folder_lists_its_images_by_name_and_refuses_twins(tmp_path: Path) -> None:
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "deeper.png").mkdir()
+    assert [file.name for file in list_images(tmp_path)] == ["a.JPG", "b.png"]
+    (tmp_path / "a.png").touch()
+    with pytest.raises(MaskweaveError, match="several images are called a"):
+        list_images(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(pixels: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MaskweaveError, match="cannot write"):
+        write_image(pixels, tmp_path / "file" / "x.png")
+    with pytest.raises(MaskweaveError, match="the name of an image ends in"):
+        write_image(pixels, tmp_path / "x.gif")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,372 @@
+"""The algorithm: corruption and loss by counting, decoding against scripted predictions."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from maskweave.errors import MaskweaveError
+from maskweave.maskgit import DecodeSettings, Step, corrupt, decode, masked_loss
+from maskweave.schedules import SCHEDULES, cosine, linear, masked_after, named
+
+MASK = 10  # codes 0 .. 9
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+# --- corrupt
+
+
+def test_corrupt_masks_the_ceiling_of_a_fixed_ratio_in_every_image() -> None:
+    tokens = torch.randint(10, (50, 21))
+    corrupted = corrupt(tokens, MASK, ratio=(0.5, 0.5))
+    assert (corrupted.masked.sum(1) == 11).all()
+    assert (corrupted.tokens[corrupted.masked] == MASK).all()
+    assert torch.equal(corrupted.tokens[~corrupted.masked], tokens[~corrupted.masked])
+    assert len({tuple(row.tolist()) for row in corrupted.masked}) > 40  # scattered differently
+
+
+def test_corrupt_within_a_region_never_leaves_it_and_the_ratio_counts_its_tokens() -> None:
+    tokens = torch.randint(10, (2, 100))
+    region = torch.zeros(2, 100, dtype=torch.bool)
+    region[0, 20:60] = True
+    region[1, :10] = True
+    corrupted = corrupt(tokens, MASK, ratio=(0.3, 0.3), region=region)
+    assert not (corrupted.masked & ~region).any()
+    assert corrupted.masked.sum(1).tolist() == [12, 3]
+    everything = corrupt(tokens, MASK, ratio=(1.0, 1.0), region=region)
+    assert torch.equal(everything.masked, region)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_corrupt_draws_ratios_whose_mean_is_the_integral_of_the_schedule(name: str) -> None:
+    tokens = torch.zeros(4000, 100, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
+    masked = corrupt(tokens, MASK, ratio=named(name), generator=generator).masked
+    expected = {"linear": 1 / 2, "cosine": 2 / math.pi, "square": 2 / 3, "arccos": 2 / math.pi}
+    # The ceiling adds half a token of a hundred.
+    assert masked.float().mean().item() == pytest.approx(expected[name] + 0.005, abs=0.01)
+
+
+def test_corrupt_independently_is_the_reference_experiment_uniform_in_zero_to_a_half() -> None:
+    tokens = torch.zeros(4000, 100, dtype=torch.long)
+    generator = torch.Generator().manual_seed(0)
+    masked = corrupt(tokens, MASK, ratio=(0.0, 0.5), generator=generator, independent=True).masked
+    counts = masked.sum(1).float()
+    assert counts.mean().item() == pytest.approx(25, abs=0.7)
+    # Variance of a binomial with a ratio uniform in [0, 1/2]: n E[p (1 - p)] + n^2 Var[p].
+    assert counts.var().item() == pytest.approx(100 / 6 + 1e4 / 48, rel=0.05)
+
+
+def test_corrupt_repeats_with_its_generator() -> None:
+    tokens = torch.randint(10, (4, 30))
+    first, again, other = (
+        corrupt(tokens, MASK, ratio=cosine, generator=g).masked for g in seeded(1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+# --- masked_loss
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_masked_loss_is_the_weighted_mean_of_cross_entropies(
+    weight: float, smoothing: float
+) -> None:
+    logits, tokens = torch.randn(3, 8, 10), torch.randint(10, (3, 8))
+    masked = torch.rand(3, 8) < 0.5
+    loss = masked_loss(logits, tokens, masked, unmasked_weight=weight, label_smoothing=smoothing)
+    total = weights = 0.0
+    for i in range(3):
+        for j in range(8):
+            logarithm = logits[i, j].log_softmax(0)
+            one = -(1 - smoothing) * logarithm[tokens[i, j]] - smoothing * logarithm.mean()
+            w = 1.0 if masked[i, j] else weight
+            total, weights = total + w * one, weights + w
+    torch.testing.assert_close(loss, total / weights)
+
+
+def test_masked_loss_with_nothing_masked_is_zero_and_has_a_gradient() -> None:
+    logits = torch.randn(1, 4, 10, requires_grad=True)
+    loss = masked_loss(logits, torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, 4).bool())
+    loss.backward()
+    assert loss.item() == 0
+    assert logits.grad is not None
+    assert (logits.grad == 0).all()
+
+
+def test_masked_loss_of_known_tokens_has_no_gradient_at_weight_zero() -> None:
+    logits = torch.randn(2, 6, 10, requires_grad=True)
+    masked = torch.rand(2, 6) < 0.5
+    masked_loss(logits, torch.randint(10, (2, 6)), masked).backward()
+    assert logits.grad is not None
+    assert torch.equal(logits.grad.abs().sum(-1) > 0, masked)
+
+
+# --- decode
+
+
+def scripted(logits: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Predict the same logits (length, codes) in every step, whatever is known."""
+    return lambda tokens, masked: logits.expand(len(tokens), -1, -1)[masked]
+
+
+def test_scripted_logits_are_revealed_in_order_of_confidence() -> None:
+    # Position i predicts code i, with a probability that falls from left to right.
+    logits = torch.full((6, 10), 0.0)
+    for i in range(6):
+        logits[i, i] = 8.0 - i
+    steps: list[Step] = []
+    tokens = decode(
+        scripted(logits),
+        torch.full((1, 6), 3),
+        torch.ones(1, 6, dtype=torch.bool),
+        mask_token=MASK,
+        generators=seeded(0),
+        schedule=linear,
+        steps=3,
+        temperature=0.0,
+        token_temperature=0.0,
+        on_step=steps.append,
+    )
+    assert tokens.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert [step.masked[0].int().tolist() for step in steps] == [
+        [0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 1, 1],
+        [0, 0, 0, 0, 0, 0],
+    ]
+    assert [step.number for step in steps] == [0, 1, 2]
+    expected = logits.log_softmax(-1).amax(-1)
+    torch.testing.assert_close(steps[0].confidence[0], expected)
+    assert steps[1].confidence[0, :2].isinf().all()
+
+
+def test_each_step_sees_what_the_steps_before_revealed() -> None:
+    seen: list[list[int]] = []
+
+    def counting(tokens: Tensor, masked: Tensor) -> Tensor:
+        """Predict, everywhere, the number of tokens known so far."""
+        seen.append(tokens[0].tolist())
+        known = (tokens[0] != MASK).sum()
+        return F.one_hot(known, 10).float().mul(50).expand(int(masked.sum()), -1)
+
+    tokens = decode(
+        counting,
+        torch.zeros(1, 4, dtype=torch.long),
+        torch.ones(1, 4, dtype=torch.bool),
+        mask_token=MASK,
+        generators=seeded(0),
+        schedule=linear,
+        steps=4,
+        temperature=0.0,
+    )
+    # Equal confidences: ties are broken from the right, one token a step.
+    assert seen == [[10, 10, 10, 10], [10, 10, 10, 0], [10, 10, 1, 0], [10, 2, 1, 0]]
+    assert tokens.tolist() == [[3, 2, 1, 0]]
+
+
+def test_stop_after_returns_the_latest_prediction_of_what_is_still_masked() -> None:
+    logits = torch.randn(8, 10) * 3
+    arguments = {"mask_token": MASK, "schedule": cosine, "steps": 5}
+    everything = torch.ones(2, 8, dtype=torch.bool)
+    start = torch.zeros(2, 8, dtype=torch.long)
+    steps: list[Step] = []
+    decode(
+        scripted(logits), start, everything, generators=seeded(1, 2), on_step=steps.append,
+        **arguments,
+    )  # fmt: skip
+    for t in range(1, 6):
+        stopped = decode(
+            scripted(logits), start, everything, generators=seeded(1, 2), stop_after=t, **arguments
+        )
+        assert torch.equal(stopped, steps[t - 1].tokens)  # one run holds the result for every t
+
+
+@pytest.mark.parametrize("confidence", ["log_probability", "probability"])
+@pytest.mark.parametrize("token_temperature", [0.0, 1.0])
+@pytest.mark.parametrize("top_k", [None, 3])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_laws_3_and_6_known_tokens_stay_and_the_masked_follow_the_schedule(
+    confidence: str, token_temperature: float, top_k: int | None, schedule: str
+) -> None:
+    tokens = torch.randint(10, (4, 30))
+    masked = torch.rand(4, 30) < torch.tensor([[0.0], [0.1], [0.6], [1.1]])
+    steps: list[Step] = []
+    filled = decode(
+        lambda tokens, masked: torch.randn(int(masked.sum()), 10),
+        tokens,
+        masked,
+        mask_token=MASK,
+        generators=seeded(0, 1, 2, 3),
+        schedule=named(schedule),
+        steps=6,
+        token_temperature=token_temperature,
+        top_k=top_k,
+        confidence=confidence,
+        on_step=steps.append,
+    )
+    assert torch.equal(filled[~masked], tokens[~masked])
+    assert (filled < MASK).all()
+    left = masked_after(named(schedule), 6, masked.sum(1))
+    before = masked
+    for k, step in enumerate(steps):
+        assert torch.equal(step.masked.sum(1), left[k])
+        assert not (step.masked & ~before).any()
+        assert torch.equal(step.tokens[~masked], tokens[~masked])
+        before = step.masked
+    assert not before.any()
+
+
+def test_law_2_what_stands_at_masked_positions_is_never_read() -> None:
+    masked = torch.rand(2, 12) < 0.5
+    tokens = torch.randint(10, (2, 12))
+    other = torch.where(masked, (tokens + 5) % 10, tokens)
+
+    def predict(tokens: Tensor, masked: Tensor) -> Tensor:
+        return F.one_hot((tokens.sum(1, keepdim=True) + torch.arange(12)) % 10, 10)[masked] * 2.0
+
+    first, second = (
+        decode(predict, t, masked, mask_token=MASK, generators=seeded(0, 1)) for t in (tokens, other)
+    )
+    assert torch.equal(first, second)
+
+
+def test_law_4_an_image_is_decoded_alike_alone_and_in_any_batch() -> None:
+    logits = torch.randn(12, 10, dtype=torch.float64)
+    tokens, masked = torch.randint(10, (3, 12)), torch.rand(3, 12) < 0.7
+    together = decode(
+        scripted(logits), tokens, masked, mask_token=MASK, generators=seeded(7, 8, 9)
+    )
+    reverse = decode(
+        scripted(logits), tokens.flip(0), masked.flip(0), mask_token=MASK,
+        generators=seeded(9, 8, 7),
+    )  # fmt: skip
+    assert torch.equal(together, reverse.flip(0))
+    for i in range(3):
+        alone = decode(
+            scripted(logits), tokens[i : i + 1], masked[i : i + 1], mask_token=MASK,
+            generators=seeded(7 + i),
+        )  # fmt: skip
+        assert torch.equal(alone[0], together[i])
+
+
+def frequencies(logits: Tensor, **settings: float) -> Tensor:
+    """Sample one token a thousand times over."""
+    length = 20_000
+    tokens = decode(
+        scripted(logits.expand(length, -1)),
+        torch.zeros(1, length, dtype=torch.long),
+        torch.ones(1, length, dtype=torch.bool),
+        mask_token=len(logits),
+        generators=seeded(0),
+        steps=1,
+        **settings,
+    )
+    return torch.bincount(tokens[0], minlength=len(logits)) / length
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_sampled_from_the_softmax_at_their_temperature(temperature: float) -> None:
+    logits = torch.tensor([2.0, 1.0, 0.0, -1.0, float("-30")])
+    expected = (logits / temperature).softmax(0)
+    measured = frequencies(logits, token_temperature=temperature)
+    torch.testing.assert_close(measured, expected, atol=0.012, rtol=0)
+
+
+def test_top_k_samples_the_likeliest_codes_only_and_in_proportion() -> None:
+    logits = torch.tensor([0.0, 3.0, -1.0, 2.0, 1.0])
+    measured = frequencies(logits, top_k=2)
+    torch.testing.assert_close(measured[[1, 3]], logits[[1, 3]].softmax(0), atol=0.012, rtol=0)
+    assert measured[[0, 2, 4]].sum() == 0
+    torch.testing.assert_close(
+        frequencies(logits, top_k=99), logits.softmax(0), atol=0.012, rtol=0
+    )
+    assert frequencies(logits, token_temperature=0.0).tolist() == [0, 1, 0, 0, 0]
+
+
+def confidences(name: str, **settings: float) -> Tensor:
+    """Return each step's noise: the confidence less the score of the token it belongs to."""
+    logits = torch.zeros(4000, 2)
+    steps: list[Step] = []
+    decode(
+        scripted(logits),
+        torch.zeros(1, 4000, dtype=torch.long),
+        torch.ones(1, 4000, dtype=torch.bool),
+        mask_token=2,
+        generators=seeded(0),
+        schedule=linear,
+        steps=4,
+        confidence=name,
+        on_step=steps.append,
+        **settings,
+    )
+    score = math.log(0.5) if name == "log_probability" else 0.5
+    return torch.stack([step.confidence[0] - score for step in steps])
+
+
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [("log_probability", [0.75, 0.5, 0.25, 0.0]), ("probability", [0.25, 0.5, 0.75, 1.0])],
+)
+def test_the_noise_on_the_confidence_is_gumbel_and_anneals(name: str, scale: list[float]) -> None:
+    noise = confidences(name, temperature=2.0)
+    for k, factor in enumerate(scale):
+        drawn = noise[k][noise[k].isfinite()]
+        # A Gumbel variable has mean 0.5772 (Euler) and standard deviation pi / sqrt(6).
+        assert drawn.mean().item() == pytest.approx(2 * factor * 0.5772, abs=0.3)
+        assert drawn.std().item() == pytest.approx(2 * factor * math.pi / math.sqrt(6), rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"stop_after": 0}, "stop_after must be from 1 to 8"),
+        ({"stop_after": 9}, "stop_after must be from 1 to 8"),
+        ({"temperature": -1.0}, "temperatures"),
+        ({"temperature": float("nan")}, "temperatures"),
+        ({"token_temperature": float("inf")}, "temperatures"),
+        ({"top_k": 0}, "top_k"),
+        ({"confidence": "entropy"}, "confidence is"),
+        ({"generators": []}, "1 images need as many generators, got 0"),
+        ({"masked": torch.ones(1, 3).bool()}, r"got \[1, 4\] and \[1, 3\]"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(change: dict[str, object], message: str) -> None:
+    arguments = {
+        "logits_fn": scripted(torch.zeros(4, 10)),
+        "tokens": torch.zeros(1, 4, dtype=torch.long),
+        "masked": torch.ones(1, 4, dtype=torch.bool),
+        "mask_token": MASK,
+        "generators": seeded(0),
+    }
+    with pytest.raises(MaskweaveError, match=message):
+        decode(**(arguments | change))
+
+
+def test_settings_are_checked_as_decode_checks_them() -> None:
+    with pytest.raises(MaskweaveError, match="stop_after"):
+        DecodeSettings(steps=3, stop_after=4)
+    with pytest.raises(MaskweaveError, match="unknown schedule"):
+        DecodeSettings(schedule="sine")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_an_error(bad: float) -> None:
+    logits = torch.zeros(4, 10)
+    logits[2, 3] = bad
+    with pytest.raises(MaskweaveError, match="not finite"):
+        decode(
+            scripted(logits),
+            torch.zeros(1, 4, dtype=torch.long),
+            torch.ones(1, 4, dtype=torch.bool),
+            mask_token=MASK,
+            generators=seeded(0),
+        )

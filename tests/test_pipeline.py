@@ -1,0 +1,203 @@
+"""The pipeline's laws, on images of any size, and the conventions of its call."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskweave.errors import MaskweaveError
+from maskweave.holes import KINDS, draw_hole
+from maskweave.maskgit import Step
+from maskweave.pipeline import InpaintPipeline
+
+SIZES = [(16, 16), (16, 40), (61, 33), (9, 12)]
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_laws_1_and_2_known_pixels_stay_and_hidden_ones_do_not_matter(
+    pipeline: InpaintPipeline, kind: str, height: int, width: int
+) -> None:
+    image = picture(height, width)
+    hole = draw_hole(kind, height, width, np.random.default_rng(1))
+    hidden = np.where(hole[:, :, None], picture(height, width, seed=9), image)
+    first, second = (
+        pipeline(i, hole, generator=seeded(0), output_type="np").images[0] for i in (image, hidden)
+    )
+    assert first.shape == image.shape
+    assert np.array_equal(first[~hole], image[~hole])
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first[hole], image[hole])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_an_empty_mask_copies_and_a_full_mask_generates(
+    pipeline: InpaintPipeline, share: float
+) -> None:
+    image = picture(16, 16)
+    with pytest.warns(UserWarning, match="mask is empty" if share == 0 else "mask inverted"):
+        output = pipeline(image, np.full((16, 16), share > 0), output_type="np", generator=seeded(0))
+    assert np.array_equal(output.images[0], image) == (share == 0)
+
+
+def test_law_4_a_seed_is_a_promise(pipeline: InpaintPipeline) -> None:
+    images = [picture(16, 16, seed) for seed in range(3)] + [picture(50, 30)]
+    holes = [draw_hole("box", *image.shape[:2], np.random.default_rng(2)) for image in images]
+    together = pipeline(
+        images, holes, generator=seeded(5, 6, 7, 8), output_type="np", num_images_per_prompt=2
+    ).images
+    backwards = pipeline(
+        images[::-1],
+        holes[::-1],
+        generator=seeded(8, 7, 6, 5),
+        output_type="np",
+        num_images_per_prompt=2,
+        batch_size=3,
+    ).images
+    for i in range(4):
+        alone = pipeline(
+            images[i], holes[i], generator=seeded(5 + i), output_type="np", num_images_per_prompt=2
+        ).images
+        for sample in range(2):
+            expected = together[2 * i + sample].astype(int)
+            assert abs(expected - alone[sample]).max() <= 1
+            assert abs(expected - backwards[2 * (3 - i) + sample]).max() <= 1
+        assert not np.array_equal(alone[0], alone[1])
+
+
+def test_without_a_generator_every_call_differs(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 16), draw_hole("half", 16, 16, np.random.default_rng(0))
+    fills = [pipeline(image, hole, output_type="np").images[0].tobytes() for _ in range(5)]
+    assert len(set(fills)) > 1
+
+
+def test_the_output_has_the_type_that_was_asked_for(pipeline: InpaintPipeline) -> None:
+    image, mask = Image.fromarray(picture(20, 18)), Image.new("L", (18, 20), 0)
+    mask.paste(255, (3, 3, 9, 9))
+    pil = pipeline(image, mask, generator=seeded(0)).images[0]
+    array = pipeline(image, mask, generator=seeded(0), output_type="np").images[0]
+    tensor = pipeline(image, mask, generator=seeded(0), output_type="pt").images[0]
+    assert pil.size == image.size
+    assert np.array_equal(np.array(pil), array)
+    assert tensor.dtype == torch.uint8
+    assert np.array_equal(tensor.permute(1, 2, 0).numpy(), array)
+
+
+def test_transparent_pixels_are_the_hole_only_without_a_mask(pipeline: InpaintPipeline) -> None:
+    image = picture(16, 16)
+    transparent = np.zeros((16, 16), dtype=bool)
+    transparent[4:8, 4:8] = True
+    alpha = Image.fromarray(image)
+    alpha.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
+    by_alpha = pipeline(alpha, generator=seeded(0), output_type="np").images[0]
+    by_mask = pipeline(image, transparent, generator=seeded(0), output_type="np").images[0]
+    assert np.array_equal(by_alpha, by_mask)
+    other = np.zeros((16, 16), dtype=bool)
+    other[0, 0] = True
+    masked = pipeline(alpha, other, generator=seeded(0), output_type="np").images[0]
+    assert np.array_equal(masked[transparent], image[transparent])
+
+
+def test_steps_show_the_picture_and_what_is_still_masked(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(32, 40), np.zeros((32, 40), dtype=bool)
+    hole[8:24, 10:30] = True
+    output = pipeline(
+        image, hole, num_inference_steps=4, generator=seeded(0), output_type="np", output_steps=True
+    )
+    plain = pipeline(image, hole, num_inference_steps=4, generator=seeded(0), output_type="np")
+    assert output.steps is not None
+    [steps] = output.steps
+    assert len(steps) == 4
+    shares = [step.masked.mean() for step in steps]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0 == shares[-1]
+    for step in steps:
+        assert not (step.masked & ~hole).any()
+        assert np.array_equal(step.image[~hole], image[~hole])
+    assert np.array_equal(steps[-1].image, output.images[0])
+    assert np.array_equal(plain.images[0], output.images[0])
+    assert plain.steps is None
+
+
+def test_stopping_after_t_steps_is_the_picture_of_step_t(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 16), draw_hole("half", 16, 16, np.random.default_rng(0))
+    arguments = {"num_inference_steps": 5, "output_type": "np"}
+    steps = pipeline(image, hole, generator=seeded(0), output_steps=True, **arguments).steps
+    assert steps is not None
+    for t in range(1, 6):
+        stopped = pipeline(image, hole, generator=seeded(0), stop_after=t, **arguments)
+        assert np.array_equal(stopped.images[0], steps[0][t - 1].image)
+
+
+def test_the_callback_sees_every_step_of_every_batch(pipeline: InpaintPipeline) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def note(pipe: InpaintPipeline, number: int, step: Step) -> None:
+        assert pipe is pipeline
+        assert number == step.number
+        calls.append((number, len(step.tokens)))
+
+    images = [picture(16, 16, seed) for seed in range(3)]
+    pipeline(
+        images,
+        [np.ones((16, 16), dtype=np.uint8) * (255 * (np.arange(16) < 8)).astype(np.uint8)] * 3,
+        num_inference_steps=2,
+        batch_size=2,
+        callback_on_step_end=note,
+    )
+    assert calls == [(0, 2), (1, 2), (0, 1), (1, 1)]
+
+
+def test_painted_surroundings_are_returned_only_on_request(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 16), draw_hole("box", 16, 16, np.random.default_rng(0))
+    kept, painted = (
+        pipeline(image, hole, generator=seeded(0), output_type="np", keep_known=k).images[0]
+        for k in (True, False)
+    )
+    assert np.array_equal(kept[hole], painted[hole])
+    assert not np.array_equal(kept[~hole], painted[~hole])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_lower_precision_changes_neither_laws_nor_types(
+    pipeline: InpaintPipeline, dtype: torch.dtype
+) -> None:
+    image, hole = picture(16, 16), draw_hole("box", 16, 16, np.random.default_rng(0))
+    output = pipeline.to("cpu", dtype)(image, hole, generator=seeded(0), output_type="np")
+    assert np.array_equal(output.images[0][~hole], image[~hole])
+
+
+IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mask_image": np.zeros((16, 17), dtype=bool)}, "the mask is 17x16 pixels, the image 16x16"),
+        ({"mask_image": [MASK, MASK]}, "1 images but 2 masks"),
+        ({"mask_image": None}, "needs a mask_image"),
+        ({"mask_image": np.zeros((16, 16))}, "a mask is"),
+        ({"image": np.zeros((16, 16, 3))}, "an image is"),
+        ({"image": np.zeros((16, 16), dtype=np.uint8)}, "an image is"),
+        ({"generator": seeded(0, 1)}, "1 images need as many generators, got 2"),
+        ({"num_images_per_prompt": 0}, "must be at least 1"),
+        ({"batch_size": 0}, "must be at least 1"),
+        ({"output_type": "jpeg"}, "output_type is pil, np or pt"),
+        ({"num_inference_steps": 0}, "steps must be at least 1"),
+        ({"schedule": "sine"}, "unknown schedule"),
+        ({"noise": 1}, "unknown decode settings noise"),
+    ],
+)  # fmt: skip
+def test_bad_arguments_are_refused(
+    pipeline: InpaintPipeline, arguments: dict[str, object], message: str
+) -> None:
+    with pytest.raises(MaskweaveError, match=message):
+        pipeline(**({"image": IMAGE, "mask_image": MASK} | arguments))

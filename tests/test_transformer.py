@@ -1,0 +1,163 @@
+"""The transformer: attention against its formula, parity with the reference, and learning."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from maskweave.errors import MaskweaveError
+from maskweave.maskgit import corrupt, masked_loss
+from maskweave.transformer import Attention, BidirectionalTransformer, TransformerConfig
+
+SMALL = TransformerConfig(codebook_size=20, length=9, dim=16, layers=2, heads=4, mlp_dim=24)
+
+
+def test_against_the_formula_of_scaled_dot_product_attention() -> None:
+    attention = Attention(dim=12, heads=3, dropout=0.0).eval()
+    x = torch.randn(2, 5, 12)
+    heads = []
+    for head in range(3):
+        own = slice(4 * head, 4 * head + 4)
+        query, key, value = (linear(x)[:, :, own] for linear in (
+            attention.query, attention.key, attention.value
+        ))  # fmt: skip
+        weights = (query @ key.transpose(1, 2) / math.sqrt(4)).softmax(-1)
+        heads.append(weights @ value)
+    expected = attention.output(torch.cat(heads, dim=-1))
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_against_torch_multihead_attention() -> None:
+    attention = Attention(dim=32, heads=4, dropout=0.0).eval()
+    theirs = nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    parts = (attention.query, attention.key, attention.value)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        theirs.out_proj.weight.copy_(attention.output.weight)
+        theirs.out_proj.bias.copy_(attention.output.bias)
+    x = torch.randn(3, 7, 32)
+    expected, _ = theirs(x, x, x, need_weights=False)
+    torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_dropout_acts_on_attention_weights_and_only_in_training() -> None:
+    attention = Attention(dim=8, heads=2, dropout=0.5)
+    x = torch.randn(1, 6, 8)
+    assert not torch.equal(attention.train()(x), attention(x))
+    assert torch.equal(attention.eval()(x), attention(x))
+    # With values all equal, dropping weights after the softmax rescales the mix of each row.
+    nn.init.zeros_(attention.value.weight)
+    nn.init.ones_(attention.value.bias)
+    nn.init.eye_(attention.output.weight)
+    nn.init.zeros_(attention.output.bias)
+    assert torch.allclose(attention.eval()(x), torch.ones(1, 6, 8))
+    mixed = attention.train()(x.expand(2000, -1, -1))
+    assert mixed.mean().item() == pytest.approx(1, abs=0.02)
+    assert mixed.std().item() > 0.1
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("tied_output", [False, True])
+def test_logits_of_masked_positions_are_those_of_all_positions(
+    pre_norm: bool, tied_output: bool
+) -> None:
+    config = TransformerConfig(20, 9, 16, 2, 4, 24, pre_norm=pre_norm, tied_output=tied_output)
+    model = BidirectionalTransformer(config).eval()
+    nn.init.normal_(model.bias)
+    tokens, masked = torch.randint(21, (3, 9)), torch.rand(3, 9) < 0.5
+    logits = model(tokens)
+    assert logits.shape == (3, 9, 20)
+    torch.testing.assert_close(model(tokens, masked), logits[masked])
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("tied_output", [False, True])
+def test_every_parameter_receives_a_gradient(pre_norm: bool, tied_output: bool) -> None:
+    config = TransformerConfig(20, 9, 16, 2, 4, 24, pre_norm=pre_norm, tied_output=tied_output)
+    model = BidirectionalTransformer(config)
+    tokens = torch.randint(20, (4, 9))
+    corrupted = corrupt(tokens, config.mask_token, ratio=(0.5, 0.5))
+    masked_loss(model(corrupted.tokens), tokens, corrupted.masked).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    # A constant added to every key cancels in the softmax: its gradient is zero but for rounding.
+    assert not [name for name in without if not name.endswith("key.bias")]
+
+
+def test_every_token_sees_every_other() -> None:
+    model = BidirectionalTransformer(SMALL).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    tokens = torch.randint(20, (1, 9))
+    before = model(tokens)
+    for position in range(9):
+        changed = tokens.clone()
+        changed[0, position] = (changed[0, position] + 1) % 20
+        assert ((model(changed) - before).abs().amax(-1) > 1e-6).all()
+
+
+def test_one_batch_is_learnt_by_heart() -> None:
+    torch.manual_seed(0)
+    model = BidirectionalTransformer(SMALL)
+    tokens = torch.randint(20, (4, 9))
+    corrupted = corrupt(tokens, SMALL.mask_token, ratio=(0.4, 0.4))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = masked_loss(model(corrupted.tokens), tokens, corrupted.masked)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    predicted = model.eval()(corrupted.tokens).argmax(-1)
+    assert torch.equal(predicted[corrupted.masked], tokens[corrupted.masked])
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(MaskweaveError, match="dim 10 is not a multiple of heads 4"):
+        TransformerConfig(dim=10, heads=4)
+    with pytest.raises(MaskweaveError, match="dropouts"):
+        TransformerConfig(dropout=1.0)
+
+
+NAMES = {
+    "tok_emb.weight": "token_embedding.weight",
+    "pos_emb": "position_embedding",
+    "bias": "bias",
+    "LN": "embedding_norm",
+    "Token_Prediction.0": "head.0",
+    "Token_Prediction.2": "head.2",
+    "q_linear": "attention.query",
+    "k_linear": "attention.key",
+    "v_linear": "attention.value",
+    "out_linear": "attention.output",
+    "LayerNorm1": "attention_norm",
+    "LayerNorm2": "mlp_norm",
+    "MLP": "mlp",
+}
+
+
+def translate(name: str) -> str:
+    parts = name.replace("Attention.", "").split(".")
+    if parts[0] == "blocks":
+        return ".".join([*parts[:2], NAMES[parts[2]], *parts[3:]])
+    for length in (2, 1):
+        if (head := ".".join(parts[:length])) in NAMES:
+            return ".".join([NAMES[head], *parts[length:]])
+    raise KeyError(name)
+
+
+def test_against_the_reference_experiment(shared: Path) -> None:
+    folder = shared / "golden" / "reference_transformer_separate"
+    weights = torch.load(folder / "epoch_5.pt", weights_only=True)
+    weights["bias"] = weights["bias"][:, :64]  # the reference also predicts its mask token
+    config = TransformerConfig(64, 256, dim=64, layers=3, heads=16, mlp_dim=128)
+    model = BidirectionalTransformer(config).eval()
+    model.load_state_dict({translate(name): value for name, value in weights.items()})
+    golden = np.load(folder / "io.npz")
+    logits = model(torch.from_numpy(golden["ids"]))
+    expected = torch.from_numpy(golden["logits"])[:, :, :64]
+    # The stored logits, up to 18 in size, are themselves 1.5e-5 from those of float64 arithmetic.
+    scale = expected.abs().max()
+    torch.testing.assert_close(logits / scale, expected / scale, atol=1e-5, rtol=0)
