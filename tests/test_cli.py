@@ -259,9 +259,7 @@ def test_the_demo_writes_every_step_and_a_sheet(tmp_path: Path) -> None:
 )
 def test_training_refuses(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
-    result = run(
-        "train", *arguments, "--data", tmp_path / "data", "--output", tmp_path / "run"
-    )
+    result = run("train", *arguments, "--data", tmp_path / "data", "--output", tmp_path / "run")
     fails(result, message)
     assert not (tmp_path / "run").exists()
 
@@ -316,7 +314,5 @@ def test_a_real_process(photos: Path, tiny_model: Path) -> None:
 
 def test_help_does_not_import_torch() -> None:
     code = "import sys; from maskweave.cli.main import app; print('torch' in sys.modules)"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

@@ -21,6 +21,7 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
+
 def imports() -> list[tuple[str, str]]:
     """Return every edge between modules of the package, as dotted paths below its root."""
     edges = []

@@ -233,7 +233,8 @@ def test_law_2_what_stands_at_masked_positions_is_never_read() -> None:
         return F.one_hot((tokens.sum(1, keepdim=True) + torch.arange(12)) % 10, 10)[masked] * 2.0
 
     first, second = (
-        decode(predict, t, masked, mask_token=MASK, generators=seeded(0, 1)) for t in (tokens, other)
+        decode(predict, t, masked, mask_token=MASK, generators=seeded(0, 1))
+        for t in (tokens, other)
     )
     assert torch.equal(first, second)
 
@@ -241,9 +242,7 @@ def test_law_2_what_stands_at_masked_positions_is_never_read() -> None:
 def test_law_4_an_image_is_decoded_alike_alone_and_in_any_batch() -> None:
     logits = torch.randn(12, 10, dtype=torch.float64)
     tokens, masked = torch.randint(10, (3, 12)), torch.rand(3, 12) < 0.7
-    together = decode(
-        scripted(logits), tokens, masked, mask_token=MASK, generators=seeded(7, 8, 9)
-    )
+    together = decode(scripted(logits), tokens, masked, mask_token=MASK, generators=seeded(7, 8, 9))
     reverse = decode(
         scripted(logits), tokens.flip(0), masked.flip(0), mask_token=MASK,
         generators=seeded(9, 8, 7),
@@ -285,9 +284,7 @@ def test_top_k_samples_the_likeliest_codes_only_and_in_proportion() -> None:
     measured = frequencies(logits, top_k=2)
     torch.testing.assert_close(measured[[1, 3]], logits[[1, 3]].softmax(0), atol=0.012, rtol=0)
     assert measured[[0, 2, 4]].sum() == 0
-    torch.testing.assert_close(
-        frequencies(logits, top_k=99), logits.softmax(0), atol=0.012, rtol=0
-    )
+    torch.testing.assert_close(frequencies(logits, top_k=99), logits.softmax(0), atol=0.012, rtol=0)
     assert frequencies(logits, token_temperature=0.0).tolist() == [0, 1, 0, 0, 0]
 
 

@@ -44,7 +44,9 @@ def test_an_empty_mask_copies_and_a_full_mask_generates(
 ) -> None:
     image = picture(16, 16)
     with pytest.warns(UserWarning, match="mask is empty" if share == 0 else "mask inverted"):
-        output = pipeline(image, np.full((16, 16), share > 0), output_type="np", generator=seeded(0))
+        output = pipeline(
+            image, np.full((16, 16), share > 0), output_type="np", generator=seeded(0)
+        )
     assert np.array_equal(output.images[0], image) == (share == 0)
 
 

@@ -33,7 +33,9 @@ def test_values_by_algebra(name: str, progress: float, ratio: float) -> None:
     assert value.item() == pytest.approx(ratio, abs=1e-12)
 
 
-def test_square_and_cosine_reveal_later_than_linear_and_arccos_reveals_earlier_near_the_end() -> None:
+def test_square_and_cosine_reveal_later_than_linear_and_arccos_reveals_earlier_near_the_end() -> (
+    None
+):
     progress = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     linear, cosine, square = (named(n)(progress) for n in ("linear", "cosine", "square"))
     assert (square > cosine).all()

@@ -87,7 +87,6 @@ class InpaintPipeline:
         self.tokenizer = tokenizer.eval()
         self.transformer = transformer.eval()
         self.defaults = defaults or DecodeSettings()
-        self.dtype = torch.float32
 
     @classmethod
     def from_pretrained(cls, name: str | Path) -> "InpaintPipeline":
@@ -116,10 +115,12 @@ class InpaintPipeline:
     def to(
         self, device: str | torch.device, dtype: torch.dtype = torch.float32
     ) -> "InpaintPipeline":
-        """Move to a device and choose the precision of matrix products; encoding is in float32."""
+        """Move to a device and round the transformer's weights to ``dtype``.
+
+        The tokenizer keeps float32 weights: it encodes in float32 and paints in mixed precision.
+        """
         self.tokenizer.to(device)
-        self.transformer.to(device)
-        self.dtype = dtype
+        self.transformer.to(device, dtype)
         return self
 
     @property
@@ -127,7 +128,12 @@ class InpaintPipeline:
         """Where the weights are."""
         return self.transformer.position_embedding.device
 
-    @torch.no_grad()
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the transformer."""
+        return self.transformer.position_embedding.dtype
+
+    @torch.inference_mode()
     def __call__(
         self,
         image: Any,
@@ -189,17 +195,17 @@ class InpaintPipeline:
         images, holes = _pair(image, mask_image)
         sources = _generators(generator, len(images))
         rows = _plan(holes, self.tokenizer.config.image_size, num_images_per_prompt, sources)
+
+        def on_step(step: Step) -> None:
+            if callback_on_step_end is not None:
+                callback_on_step_end(self, step.number, step)
+
         kept = (resolved.stop_after or resolved.steps) if output_steps else 1
         canvases = [
             [_Canvas(pixels.copy(), np.zeros_like(hole)) for _ in range(kept)]
             for pixels, hole in zip(images, holes, strict=True)
             for _ in range(num_images_per_prompt)
         ]
-
-        def on_step(step: Step) -> None:
-            if callback_on_step_end is not None:
-                callback_on_step_end(self, step.number, step)
-
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             windows = [_window(images[row.image], holes[row.image], row.crop) for row in batch]
@@ -208,14 +214,7 @@ class InpaintPipeline:
                 for k, canvas in enumerate(canvases[row.output]):
                     # Decoding ends early when nothing is masked.
                     _paste(canvas, row.crop, window, states[min(k, len(states) - 1)], keep_known)
-        finished = [converted(states[-1].pixels, output_type) for states in canvases]
-        if not output_steps:
-            return InpaintOutput(finished)
-        steps = [
-            [StepPicture(converted(c.pixels, output_type), c.masked) for c in states]
-            for states in canvases
-        ]
-        return InpaintOutput(finished, steps)
+        return _output(canvases, output_type, output_steps)
 
     def settings(self, **overrides: Any) -> DecodeSettings:
         """Return the model's defaults with those overrides that are not None.
@@ -251,25 +250,25 @@ class InpaintPipeline:
             if keep_steps:
                 grids.append((step.tokens, step.masked))
 
-        tokens, masked = self.tokenizer.encode(known), token_mask(hole, config.patch)
+        masked = token_mask(hole, config.patch)
+        tokens = decode(
+            self.transformer,
+            self.tokenizer.encode(known),
+            masked,
+            mask_token=self.transformer.config.mask_token,
+            generators=[torch.Generator().manual_seed(row.seed) for row in rows],
+            schedule=named(settings.schedule),
+            steps=settings.steps,
+            stop_after=settings.stop_after,
+            temperature=settings.temperature,
+            token_temperature=settings.token_temperature,
+            top_k=settings.top_k,
+            confidence=settings.confidence,
+            on_step=keep,
+        )
+        if not keep_steps:
+            grids.append((tokens, torch.zeros_like(masked)))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            tokens = decode(
-                self.transformer,
-                tokens,
-                masked,
-                mask_token=self.transformer.config.mask_token,
-                generators=[torch.Generator().manual_seed(row.seed) for row in rows],
-                on_step=keep,
-                schedule=named(settings.schedule),
-                steps=settings.steps,
-                stop_after=settings.stop_after,
-                temperature=settings.temperature,
-                token_temperature=settings.token_temperature,
-                top_k=settings.top_k,
-                confidence=settings.confidence,
-            )
-            if not keep_steps:
-                grids.append((tokens, torch.zeros_like(masked)))
             painted = [self.tokenizer.decode(t, known, hole).float().cpu() for t, _ in grids]
         return [
             [
@@ -318,6 +317,19 @@ def _paste(
     part = crop.part if keep_known else np.ones_like(crop.part)
     canvas.pixels[crop.rows, crop.columns][part] = enlarge(state.painted, *window)[part]
     canvas.masked[crop.rows, crop.columns] |= enlarge_mask(state.masked, crop.part)
+
+
+def _output(
+    canvases: Sequence[Sequence[_Canvas]], output_type: str, output_steps: bool
+) -> InpaintOutput:
+    images = [converted(states[-1].pixels, output_type) for states in canvases]
+    if not output_steps:
+        return InpaintOutput(images)
+    steps = [
+        [StepPicture(converted(state.pixels, output_type), state.masked) for state in states]
+        for states in canvases
+    ]
+    return InpaintOutput(images, steps)
 
 
 def _window(pixels: Pixels, hole: Hole, crop: Crop) -> tuple[Pixels, Hole]:
