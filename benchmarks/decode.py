@@ -104,7 +104,8 @@ def main() -> None:
             rate = batch / spent
             print(
                 f"pipeline, {dtype}, batch {batch}: {rate:.3f} images/s, "
-                f"{rate * flops / rates[dtype]:.0%} of the GEMM rate, {rate * plain:.2f}x the plain loop"
+                f"{rate * flops / rates[dtype]:.0%} of the GEMM rate, "
+                f"{rate * plain:.2f}x the plain loop"
             )
 
 

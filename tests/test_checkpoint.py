@@ -1,4 +1,4 @@
-"""Law 7 and the checkpoint folder: what is saved loads to the same bytes, what is broken is named."""
+"""Law 7: what is saved loads to the same bytes; what is broken is named."""
 
 import json
 import shutil

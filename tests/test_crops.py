@@ -1,4 +1,4 @@
-"""Crops: every hole pixel belongs to exactly one crop, and known pixels decide the small picture."""
+"""Crops: every hole pixel belongs to exactly one; known pixels alone decide the small picture."""
 
 import numpy as np
 import pytest

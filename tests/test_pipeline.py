@@ -183,7 +183,7 @@ IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mask_image": np.zeros((16, 17), dtype=bool)}, "the mask is 17x16 pixels, the image 16x16"),
+        ({"mask_image": np.zeros((16, 17), dtype=bool)}, "mask is 17x16 pixels, the image 16x16"),
         ({"mask_image": [MASK, MASK]}, "1 images but 2 masks"),
         ({"mask_image": None}, "needs a mask_image"),
         ({"mask_image": np.zeros((16, 16))}, "a mask is"),

@@ -1,4 +1,4 @@
-"""Law 6: every schedule starts at 1, ends at 0, never rises, and reveals something at every step."""
+"""Law 6: a schedule starts at 1, ends at 0, never rises, and every step reveals something."""
 
 import math
 
@@ -62,5 +62,5 @@ def test_the_number_masked_is_the_floor_of_the_schedule() -> None:
 
 
 def test_an_unknown_schedule_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(MaskweaveError, match="'sine'.*linear, cosine, square, arccos"):
+    with pytest.raises(MaskweaveError, match=r"'sine'.*linear, cosine, square, arccos"):
         named("sine")

@@ -30,6 +30,10 @@ class Crop(NamedTuple):
     part: Bool[np.ndarray, "height width"]
     """Of the window: the hole pixels that this crop fills; each belongs to one crop only."""
 
+    def window(self, array: np.ndarray) -> np.ndarray:
+        """Return a view of what lies in the window."""
+        return array[self.rows, self.columns]
+
 
 def plan_crops(hole: Bool[np.ndarray, "height width"], size: int) -> list[Crop]:
     """Cover every connected part of a hole by a crop with context around it.

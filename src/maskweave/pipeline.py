@@ -208,7 +208,10 @@ class InpaintPipeline:
         ]
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            windows = [_window(images[row.image], holes[row.image], row.crop) for row in batch]
+            windows = [
+                (row.crop.window(images[row.image]), row.crop.window(holes[row.image]))
+                for row in batch
+            ]
             fills = self._fill(batch, windows, resolved, output_steps, on_step)
             for row, window, states in zip(batch, windows, fills, strict=True):
                 for k, canvas in enumerate(canvases[row.output]):
@@ -315,8 +318,8 @@ def _paste(
 ) -> None:
     """Copy what was painted to the canvas: the crop's part of the hole, or all of the crop."""
     part = crop.part if keep_known else np.ones_like(crop.part)
-    canvas.pixels[crop.rows, crop.columns][part] = enlarge(state.painted, *window)[part]
-    canvas.masked[crop.rows, crop.columns] |= enlarge_mask(state.masked, crop.part)
+    crop.window(canvas.pixels)[part] = enlarge(state.painted, *window)[part]
+    crop.window(canvas.masked)[part] = enlarge_mask(state.masked, part)[part]
 
 
 def _output(
@@ -330,10 +333,6 @@ def _output(
         for states in canvases
     ]
     return InpaintOutput(images, steps)
-
-
-def _window(pixels: Pixels, hole: Hole, crop: Crop) -> tuple[Pixels, Hole]:
-    return pixels[crop.rows, crop.columns], hole[crop.rows, crop.columns]
 
 
 def _pair(image: Any, mask_image: Any) -> tuple[list[Pixels], list[Hole]]:
