@@ -14,7 +14,7 @@ from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 torch.set_num_threads(2)
 
 
-def tiny_pipeline(seed: int = 0) -> InpaintPipeline:
+def tiny_pipeline(seed: int = 0, patch: int = 4) -> InpaintPipeline:
     torch.manual_seed(seed)
     tokenizer = VQGAN(
         TokenizerConfig(
@@ -22,16 +22,18 @@ def tiny_pipeline(seed: int = 0) -> InpaintPipeline:
         )
     )
     transformer = BidirectionalTransformer(
-        TransformerConfig(codebook_size=32, length=16, dim=16, layers=2, heads=2, mlp_dim=32)
+        TransformerConfig(
+            codebook_size=32, length=16, dim=16, layers=2, heads=2, mlp_dim=32, patch=patch
+        )
     )
     for parameter in transformer.parameters():  # far from uniform predictions
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return InpaintPipeline(tokenizer, transformer)
 
 
-@pytest.fixture
-def pipeline() -> InpaintPipeline:
-    return tiny_pipeline()
+@pytest.fixture(params=[0, 4], ids=["tokens alone", "tokens and known pixels"])
+def pipeline(request: pytest.FixtureRequest) -> InpaintPipeline:
+    return tiny_pipeline(patch=request.param)
 
 
 @pytest.fixture(scope="session")

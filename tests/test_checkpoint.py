@@ -115,9 +115,10 @@ def test_unknown_default_settings_are_refused(model: Path) -> None:
 def test_components_that_do_not_belong_together_are_refused(pipeline: InpaintPipeline) -> None:
     from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
-    other = BidirectionalTransformer(TransformerConfig(16, 16, 16, 1, 2, 16))
-    with pytest.raises(MaskweaveError, match="differ in their codebook or grid"):
-        InpaintPipeline(pipeline.tokenizer, other)
+    for codes, patch, differ in ((16, 0, "codebook or grid"), (32, 8, "patch")):
+        config = TransformerConfig(codes, 16, 16, 1, 2, 16, patch=patch)
+        with pytest.raises(MaskweaveError, match=f"differ in their {differ} size"):
+            InpaintPipeline(pipeline.tokenizer, BidirectionalTransformer(config))
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "../../no/where", "/no/where", "a/b/c"])

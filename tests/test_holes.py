@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from maskweave.errors import MaskweaveError
-from maskweave.holes import KINDS, LARGEST_SHARE, draw_hole, draw_holes, token_mask
+from maskweave.holes import KINDS, LARGEST_SHARE, draw_hole, draw_holes, known_patches, token_mask
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -76,6 +76,30 @@ def test_a_token_is_masked_if_any_of_its_pixels_is_in_the_hole() -> None:
     expected = torch.zeros(2, 6, dtype=torch.bool)
     expected[0, 0] = expected[1, 5] = True
     assert torch.equal(token_mask(hole, 4), expected)
+
+
+def test_the_share_of_whole_holes_is_as_asked_and_changes_no_other_hole() -> None:
+    some, none = (
+        draw_holes(["box"], 400, 64, 64, np.random.default_rng(0), whole) for whole in (0.25, 0.0)
+    )
+    whole = some.all(2).all(1)
+    assert 0.19 < whole.float().mean() < 0.31
+    assert torch.equal(some[~whole], none[~whole])
+
+
+def test_known_patches_hold_the_pixels_outside_the_hole_and_the_hole() -> None:
+    images = torch.randn(2, 3, 8, 12)
+    hole = torch.rand(2, 8, 12) < 0.5
+    patches = known_patches(images, hole, 4)
+    assert patches.shape == (2, 6, 4 * 16)
+    fourth = patches[1, 4].view(4, 4, 4)  # channels, rows, columns: the second patch below
+    below, inside = slice(4, 8), slice(4, 8)
+    holed = hole[1, below, inside]
+    assert torch.equal(fourth[3].bool(), holed)
+    assert torch.equal(fourth[:3, ~holed], images[1, :, below, inside][:, ~holed])
+    assert not fourth[:3, holed].any()
+    hidden = torch.where(hole[:, None], torch.full_like(images, torch.nan), images)
+    assert torch.equal(known_patches(hidden, hole, 4), patches)
 
 
 @pytest.mark.parametrize(("kind", "size"), [("circle", 64), ("box", 4)])

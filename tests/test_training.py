@@ -37,7 +37,7 @@ TOKENIZER = TokenizerRecipe(
 )
 TRANSFORMER = TransformerRecipe(
     model=TransformerConfig(
-        codebook_size=16, length=16, dim=16, layers=1, heads=2, mlp_dim=16, dropout=0.1
+        codebook_size=16, length=16, dim=16, layers=1, heads=2, mlp_dim=16, dropout=0.1, patch=4
     ),
     masking=MaskingConfig(shift=1),
     optimiser=OptimiserConfig(warmup=2),
@@ -182,13 +182,15 @@ def test_nan_stops_the_run_and_names_the_step(
     assert not (tmp_path / "run" / "tokenizer").exists()
 
 
-def test_the_numbers_of_codes_and_tokens_are_the_tokenizers(
+def test_the_numbers_of_codes_and_tokens_and_the_patch_are_the_tokenizers(
     photos: Path, tokenizer_run: Path, tmp_path: Path
 ) -> None:
-    recipe = override(TRANSFORMER, ["model.codebook_size=32", "model.length=9", "run.steps=1"])
-    train_transformer(recipe, photos, tokenizer_run / "tokenizer", tmp_path / "run")
-    config = InpaintPipeline.from_pretrained(tmp_path / "run").transformer.config
-    assert (config.codebook_size, config.length) == (16, 16)
+    wrong = ["model.codebook_size=32", "model.length=9", "run.steps=1"]
+    for patch, expected in ((0, 0), (2, 4)):
+        recipe = override(TRANSFORMER, [*wrong, f"model.patch={patch}"])
+        train_transformer(recipe, photos, tokenizer_run / "tokenizer", tmp_path / str(patch))
+        config = InpaintPipeline.from_pretrained(tmp_path / str(patch)).transformer.config
+        assert (config.codebook_size, config.length, config.patch) == (16, 16, expected)
 
 
 def test_too_few_images_and_missing_folders_are_refused(photos: Path, tmp_path: Path) -> None:

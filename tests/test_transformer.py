@@ -76,12 +76,16 @@ def test_logits_of_masked_positions_are_those_of_all_positions(
 
 @pytest.mark.parametrize("pre_norm", [False, True])
 @pytest.mark.parametrize("tied_output", [False, True])
-def test_every_parameter_receives_a_gradient(pre_norm: bool, tied_output: bool) -> None:
-    config = TransformerConfig(20, 9, 16, 2, 4, 24, pre_norm=pre_norm, tied_output=tied_output)
+@pytest.mark.parametrize("patch", [0, 2])
+def test_every_parameter_receives_a_gradient(pre_norm: bool, tied_output: bool, patch: int) -> None:
+    config = TransformerConfig(
+        20, 9, 16, 2, 4, 24, pre_norm=pre_norm, tied_output=tied_output, patch=patch
+    )
     model = BidirectionalTransformer(config)
     tokens = torch.randint(20, (4, 9))
     corrupted = corrupt(tokens, config.mask_token, ratio=(0.5, 0.5))
-    masked_loss(model(corrupted.tokens), tokens, corrupted.masked).backward()
+    known = torch.randn(4, 9, 4 * patch**2)
+    masked_loss(model(corrupted.tokens, known=known), tokens, corrupted.masked).backward()
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # A constant added to every key cancels in the softmax: its gradient is zero but for rounding.
     assert not [name for name in without if not name.endswith("key.bias")]
@@ -97,6 +101,18 @@ def test_every_token_sees_every_other() -> None:
         changed = tokens.clone()
         changed[0, position] = (changed[0, position] + 1) % 20
         assert ((model(changed) - before).abs().amax(-1) > 1e-6).all()
+
+
+def test_known_pixels_count_only_for_a_transformer_that_sees_them() -> None:
+    tokens = torch.randint(20, (1, 9))
+    some, other = torch.randn(2, 1, 9, 16)
+    for patch in (0, 2):
+        config = TransformerConfig(20, 9, 16, 2, 4, 24, patch=patch)
+        model = BidirectionalTransformer(config).eval()
+        same = torch.equal(model(tokens, known=some), model(tokens, known=other))
+        assert same == (patch == 0)
+    with pytest.raises(MaskweaveError, match="needs the known pixels"):
+        model(tokens)
 
 
 def test_one_batch_is_learnt_by_heart() -> None:

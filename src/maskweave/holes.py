@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
@@ -91,12 +91,21 @@ def draw_hole(
 
 
 def draw_holes(
-    kinds: Sequence[str], batch: int, height: int, width: int, rng: np.random.Generator
+    kinds: Sequence[str],
+    batch: int,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    whole: float = 0.0,
 ) -> Bool[Tensor, "batch height width"]:
-    """Draw a hole for each image of a batch, each of a kind chosen evenly among ``kinds``."""
+    """Draw a hole for each image of a batch, each of a kind chosen evenly among ``kinds``.
+
+    ``whole`` is the share of images, in [0, 1], whose hole is everything instead.
+    """
     chosen = (kinds[int(rng.integers(len(kinds)))] for _ in range(batch))
-    holes = [draw_hole(kind, height, width, rng) for kind in chosen]
-    return torch.from_numpy(np.stack(holes))
+    holes = np.stack([draw_hole(kind, height, width, rng) for kind in chosen])
+    holes[rng.random(batch) < whole] = True
+    return torch.from_numpy(holes)
 
 
 def remark(hole: Bool[np.ndarray, "height width"]) -> str | None:
@@ -116,6 +125,20 @@ def token_mask(
     ``patch`` is the side of a token's patch in pixels and divides the height and the width.
     """
     return F.max_pool2d(hole[:, None].float(), patch).flatten(1).bool()
+
+
+def known_patches(
+    images: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    patch: int,
+) -> Float[Tensor, "batch length numbers"]:
+    """Return what is known of each token's patch, row by row, without reading under the hole.
+
+    These are 4 patch^2 numbers: the pixels, zero in the hole, and where the hole is.
+    """
+    hole = hole[:, None]
+    seen = torch.cat([images.masked_fill(hole, 0.0), hole.to(images.dtype)], dim=1)
+    return F.pixel_unshuffle(seen, patch).flatten(2).transpose(1, 2)  # (B, h w, 4 p p)
 
 
 def _random_walk(height: int, width: int, rng: np.random.Generator) -> np.ndarray:

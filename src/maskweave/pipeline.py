@@ -22,7 +22,7 @@ from maskweave.checkpoint import (
 )
 from maskweave.crops import Crop, enlarge, enlarge_mask, plan_crops, shrink
 from maskweave.errors import MaskweaveError
-from maskweave.holes import remark, token_mask
+from maskweave.holes import known_patches, remark, token_mask
 from maskweave.images import Hole, Pixels, as_hole, as_pixels, check_sizes, converted
 from maskweave.maskgit import DecodeSettings, Step, decode
 from maskweave.schedules import named
@@ -84,6 +84,8 @@ class InpaintPipeline:
         ours, theirs = tokenizer.config, transformer.config
         if (ours.codebook_size, ours.length) != (theirs.codebook_size, theirs.length):
             raise MaskweaveError("tokenizer and transformer differ in their codebook or grid size")
+        if theirs.patch not in (0, ours.patch):
+            raise MaskweaveError("tokenizer and transformer differ in their patch size")
         self.tokenizer = tokenizer.eval()
         self.transformer = transformer.eval()
         self.defaults = defaults or DecodeSettings()
@@ -254,8 +256,9 @@ class InpaintPipeline:
                 grids.append((step.tokens, step.masked))
 
         masked = token_mask(hole, config.patch)
+        patches = known_patches(known, hole, config.patch).to(self.dtype)
         tokens = decode(
-            self.transformer,
+            lambda tokens, masked: self.transformer(tokens, masked, patches),
             self.tokenizer.encode(known),
             masked,
             mask_token=self.transformer.config.mask_token,

@@ -12,7 +12,7 @@ TOKENIZERS = {
     "cats64": TokenizerRecipe(
         model=TokenizerConfig(),
         optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99)),
-        run=RunConfig(steps=2600, batch_size=32, sample_every=200, save_every=200),
+        run=RunConfig(steps=3000, batch_size=32, sample_every=200, save_every=200),
     ),
 }
 
@@ -20,9 +20,9 @@ TRANSFORMERS = {
     # The transformer of the shipped cats64, small enough for 32 MB and two CPU cores.
     "cats64": TransformerRecipe(
         model=TransformerConfig(
-            dim=384, layers=6, heads=6, mlp_dim=1152, pre_norm=True, attention_dropout=0.0
+            dim=384, layers=6, heads=6, mlp_dim=1152, pre_norm=True, attention_dropout=0.0, patch=4
         ),
-        masking=MaskingConfig(scattered=0.3, label_smoothing=0.0),
+        masking=MaskingConfig(whole=0.2, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
         run=RunConfig(steps=3600, batch_size=32, sample_every=200, save_every=200),
     ),

@@ -34,6 +34,9 @@ class TransformerConfig:
     """Dropout on attention weights, after the softmax."""
     tied_output: bool = True
     """Predict with the token embedding itself instead of a matrix of its own."""
+    patch: int = 0
+    """Side in pixels of a token's patch, if the known pixels in it are seen beside the token, which
+    a patch that is partly in the hole does not have; 0 sees tokens alone, as in the paper."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -103,6 +106,8 @@ class BidirectionalTransformer(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.codebook_size + 1, config.dim)
         self.position_embedding = nn.Parameter(torch.empty(config.length, config.dim))
+        if config.patch:
+            self.patch_embedding = nn.Linear(4 * config.patch**2, config.dim)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -121,6 +126,7 @@ class BidirectionalTransformer(nn.Module):
         self,
         tokens: Int[Tensor, "batch length"],
         masked: Bool[Tensor, "batch length"] | None = None,
+        known: Float[Tensor, "batch length numbers"] | None = None,
     ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
         """Predict tokens.
 
@@ -130,8 +136,19 @@ class BidirectionalTransformer(nn.Module):
             Tokens in [0, codebook_size], the mask token included.
         masked : Tensor, optional
             Return logits at these positions only, row by row, and spare the rest of the work.
+        known : Tensor, optional
+            From ``holes.known_patches``; read only by a transformer whose config has a ``patch``.
+
+        Raises
+        ------
+        MaskweaveError
+            If such a transformer is not given the known pixels.
         """
         x = self.token_embedding(tokens) + self.position_embedding
+        if self.config.patch:
+            if known is None:
+                raise MaskweaveError("this transformer needs the known pixels beside the tokens")
+            x = x + self.patch_embedding(known)
         x = self.dropout(self.embedding_norm(x))
         for block in self.blocks:
             x = block(x)

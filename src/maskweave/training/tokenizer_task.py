@@ -147,8 +147,7 @@ class TokenizerTask:
 
     def _holes(self, batch: int, rng: np.random.Generator) -> Tensor:
         size = self.accelerator.unwrap_model(self.vqgan).config.image_size
-        hole = draw_holes(self.loss.holes, batch, size, size, rng)
-        hole |= torch.from_numpy(rng.random(batch) < self.loss.whole)[:, None, None]
+        hole = draw_holes(self.loss.holes, batch, size, size, rng, self.loss.whole)
         return hole.to(self.accelerator.device)
 
     @torch.no_grad()

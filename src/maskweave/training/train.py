@@ -57,11 +57,15 @@ def train_transformer(
     """Train stage 2 on a folder of images; ``output`` becomes a model that the pipeline loads.
 
     ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
-    is taken; the rest is as in ``train_tokenizer``.
+    is taken, and the patch if the transformer sees one; the rest is as in ``train_tokenizer``.
     """
     vqgan = load_tokenizer(tokenizer)
-    codes, length = vqgan.config.codebook_size, vqgan.config.length
-    model = dataclasses.replace(recipe.model, codebook_size=codes, length=length)
+    model = dataclasses.replace(
+        recipe.model,
+        codebook_size=vqgan.config.codebook_size,
+        length=vqgan.config.length,
+        patch=vqgan.config.patch if recipe.model.patch else 0,
+    )
     recipe = dataclasses.replace(recipe, model=model)
     dataset, samples = _read(data, validation, vqgan.config.image_size, recipe.run)
     _claim(output, recipe)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskweave.data.augment import flip_and_shift, to_unit_range
 from maskweave.errors import MaskweaveError
-from maskweave.holes import KINDS, draw_holes, token_mask
+from maskweave.holes import KINDS, draw_holes, known_patches, token_mask
 from maskweave.maskgit import Corrupted, corrupt, decode, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
@@ -34,8 +34,8 @@ class MaskingConfig:
     """Mask each token on its own with the ratio's probability, instead of an exact count."""
     holes: tuple[str, ...] = KINDS
     """Kinds of pixel holes under which tokens are masked."""
-    scattered: float = 0.2
-    """Share of images whose masked tokens are scattered over the whole image instead."""
+    whole: float = 0.2
+    """Share of images whose hole is everything: their masked tokens lie scattered all over."""
     unmasked_weight: float = 0.0
     """Loss weight of tokens that are not masked: 0 is MaskGIT, 1 the reference experiment."""
     label_smoothing: float = 0.1
@@ -80,14 +80,14 @@ class TransformerTask:
         device = accelerator.device
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
         transformer = BidirectionalTransformer(model)
-        self.mask_token = model.mask_token
+        self.mask_token, self.patch = model.mask_token, tokenizer.config.patch
         self.ema = averaged(transformer, self.config.ema).to(device)
         self.transformer, self.optimiser = accelerator.prepare(
             transformer, adamw(transformer, self.config)
         )
         accelerator.register_for_checkpointing(self.ema)
         self.validation = to_unit_range(validation).to(device)
-        self.validation_holes = self._holes(len(validation), np.random.default_rng(0))
+        self.validation_holes = self._holes(len(validation), np.random.default_rng(0), whole=0.0)
 
     def step(self, images: Tensor, step: int) -> dict[str, float]:
         """Update the transformer on one batch."""
@@ -96,10 +96,12 @@ class TransformerTask:
         images = flip_and_shift(to_unit_range(images), self.masking.shift, generator)
         with torch.no_grad():
             tokens = self.tokenizer.encode(images)
-        corrupted = self._corrupt(tokens, self._holes(len(tokens), rng), rng, generator)
+        hole = self._holes(len(tokens), rng, self.masking.whole)
+        corrupted = self._corrupt(tokens, hole, generator)
         weight = self.masking.unmasked_weight
         counted = corrupted.masked if weight == 0 else torch.ones_like(corrupted.masked)
-        logits = self.transformer(corrupted.tokens, counted)  # (M, K)
+        known = known_patches(images, hole, self.patch)
+        logits = self.transformer(corrupted.tokens, counted, known)  # (M, K)
         truth, masked = tokens[counted], corrupted.masked[counted]  # (M)
         loss = masked_loss(
             logits,
@@ -126,25 +128,25 @@ class TransformerTask:
         self,
         tokens: Tensor,
         hole: Bool[Tensor, "batch height width"],
-        rng: np.random.Generator,
         generator: torch.Generator,
     ) -> Corrupted:
-        """Mask part of the tokens under each hole, or of the whole image for a share of images."""
-        scattered = torch.from_numpy(rng.random(len(tokens)) < self.masking.scattered)
-        region = token_mask(hole, self.tokenizer.config.patch) | scattered[:, None].to(hole.device)
+        """Mask part of the tokens under each hole."""
         low_high = self.masking.ratio
         return corrupt(
             tokens,
             self.mask_token,
             ratio=(low_high[0], low_high[1]) if low_high else named(self.masking.schedule),
             generator=generator,
-            region=region,
+            region=token_mask(hole, self.patch),
             independent=self.masking.independent,
         )
 
-    def _holes(self, batch: int, rng: np.random.Generator) -> Bool[Tensor, "batch height width"]:
+    def _holes(
+        self, batch: int, rng: np.random.Generator, whole: float
+    ) -> Bool[Tensor, "batch height width"]:
         size = self.tokenizer.config.image_size
-        return draw_holes(self.masking.holes, batch, size, size, rng).to(self.accelerator.device)
+        hole = draw_holes(self.masking.holes, batch, size, size, rng, whole)
+        return hole.to(self.accelerator.device)
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -158,15 +160,22 @@ class TransformerTask:
         training = model.training
         model.eval()
         tokens = self.tokenizer.encode(images)
-        masked = token_mask(hole, self.tokenizer.config.patch)
-        logits = model(tokens.masked_fill(masked, self.mask_token), masked)
+        masked = token_mask(hole, self.patch)
+        known = known_patches(images, hole, self.patch)
+        logits = model(tokens.masked_fill(masked, self.mask_token), masked, known)
         truth = tokens[masked]
         figures = {
             "validation/loss": torch.nn.functional.cross_entropy(logits, truth).item(),
             "validation/masked_accuracy": (logits.argmax(-1) == truth).float().mean().item(),
         }
         generators = [torch.Generator().manual_seed(i) for i in range(len(tokens))]
-        filled = decode(model, tokens, masked, mask_token=self.mask_token, generators=generators)
+        filled = decode(
+            lambda tokens, masked: model(tokens, masked, known),
+            tokens,
+            masked,
+            mask_token=self.mask_token,
+            generators=generators,
+        )
         model.train(training)
         holed = images.masked_fill(hole[:, None], 0.0)
         rows = [images, holed, self._paint(filled, holed, hole), self._paint(tokens, holed, hole)]

@@ -1,0 +1,63 @@
+"""What the README shows is run."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from maskweave.cli.main import app
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+# One step on two images, without LPIPS, shows that a command of training is right.
+SHORTENED = {
+    "tokenizer": "--set run.steps=1 --set run.batch_size=2 --set loss.perceptual=0",
+    "transformer": "--set run.steps=1 --set run.batch_size=2",
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def work(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that the snippets talk about."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "masks"):
+        Path(folder).mkdir()
+    hole = np.zeros((64, 64), dtype=np.uint8)
+    hole[20:40, 10:50] = 255
+    for number in (1, 2):
+        pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"photos/{number}.png")
+        Image.fromarray(hole).save(f"masks/{number}.png")
+    Image.fromarray(pixels).save("photo.png")
+    Image.fromarray(hole).save("mask.png")
+    return tmp_path
+
+
+def test_commands(work: Path) -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("maskweave ")]
+    assert len(commands) >= 7
+    for command in commands:
+        more = shlex.split(SHORTENED[command[1]]) if command[0] == "train" else []
+        result = CliRunner().invoke(app, command + more)
+        assert result.exit_code == 0, f"{command}: {result.output}"
+    assert len(list((work / "filled").iterdir())) == 2 * 3
+
+
+def test_python(work: Path) -> None:
+    [code] = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert Image.open(work / "filled.png").size == (64, 64)
+
+
+def test_both_set_up_commands_stand_in_the_first_screen() -> None:
+    first_screen = "\n".join(README.splitlines()[:25])
+    assert "\npip install . && maskweave demo\n" in first_screen
+    assert "\npip install -e '.[test]' && pytest\n" in first_screen
