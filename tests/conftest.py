@@ -11,7 +11,7 @@ from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny models: threads would wait for each other
 
 
 def tiny_pipeline(seed: int = 0, patch: int = 4) -> InpaintPipeline:

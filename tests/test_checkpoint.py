@@ -94,8 +94,15 @@ def test_weights_that_do_not_fit_or_cannot_be_read_are_refused(model: Path) -> N
     [
         ("{", "not valid JSON"),
         ("[]", "does not hold a JSON object"),
-        ('{"depth": 3}', "does not describe a TokenizerConfig"),
-        ('{"image_size": "64"}', "does not describe a TokenizerConfig"),
+        ('{"depth": 3}', "does not describe TokenizerConfig: see depth"),
+        ('{"image_size": "64"}', "does not describe TokenizerConfig: see image_size"),
+        ('{"image_size": 64.0}', "does not describe TokenizerConfig: see image_size"),
+        ('{"channels": [8, true, 8]}', "does not describe TokenizerConfig: see channels"),
+        ('{"codebook_size": 10000000000000}', "sizes out of range"),
+        ('{"code_dim": 0}', "sizes out of range"),
+        ('{"encoder_blocks": 1000000000}', "sizes out of range"),
+        ('{"image_size": 0}', "image_size 0 is not a multiple"),
+        ('{"a":' * 5000 + "1" + "}" * 5000, "not valid JSON"),
         ('{"patch": 5}', "patch 5 needs"),
         ('{"a": "' + "x" * LARGEST_CONFIG + '"}', "larger than a config can be"),
     ],
@@ -106,9 +113,28 @@ def test_broken_configs_are_refused(model: Path, content: str, message: str) -> 
         load_tokenizer(model / "tokenizer")
 
 
-def test_unknown_default_settings_are_refused(model: Path) -> None:
-    (model / "config.json").write_text('{"defaults": {"noise": 1}}')
-    with pytest.raises(MaskweaveError, match="unknown decode settings"):
+@pytest.mark.parametrize("sizes", [{"heads": 0}, {"layers": 10**9}, {"dim": 10**9}])
+def test_transformers_of_absurd_sizes_are_refused(model: Path, sizes: dict[str, int]) -> None:
+    config = model / "transformer" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | sizes))
+    with pytest.raises(MaskweaveError, match="sizes out of range"):
+        load_transformer(model / "transformer")
+
+
+@pytest.mark.parametrize(
+    ("defaults", "message"),
+    [
+        ({"noise": 1}, "does not describe DecodeSettings: see noise"),
+        ({"steps": 2.5}, "does not describe DecodeSettings: see steps"),
+        ({"confidence": "entropy"}, "does not describe DecodeSettings: see confidence"),
+        ({"steps": 10**13}, "config.json: steps must be from 1 to"),
+    ],
+)
+def test_wrong_default_settings_are_refused(
+    model: Path, defaults: dict[str, object], message: str
+) -> None:
+    (model / "config.json").write_text(json.dumps({"defaults": defaults}))
+    with pytest.raises(MaskweaveError, match=message):
         InpaintPipeline.from_pretrained(model)
 
 

@@ -1,13 +1,14 @@
 """Reading and writing: what is converted, what is refused, and that nothing is half written."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from maskweave.errors import MaskweaveError
 from maskweave.images import SUFFIXES, list_images, read_image, read_mask, write_image
@@ -47,6 +48,26 @@ def test_alpha_below_128_is_transparent(mode: str, pixels: np.ndarray, tmp_path:
     transparent = read_image(tmp_path / "x.png").transparent
     assert transparent is not None
     assert np.argwhere(transparent).tolist() == [[2, 3], [2, 4]]
+
+
+def test_a_photo_with_a_preview_is_the_photo(pixels: np.ndarray, tmp_path: Path) -> None:
+    photo, preview = Image.fromarray(pixels), Image.new("RGB", (2, 2))
+    photo.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[preview])
+    with Image.open(tmp_path / "x.jpg") as image:
+        assert image.n_frames == 2
+    assert read_image(tmp_path / "x.jpg").pixels.shape == pixels.shape
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_a_colour_profile_is_kept_unless_its_image_was_grey(suffix: str, tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for mode in ("RGB", "L"):
+        Image.new(mode, (4, 4)).save(tmp_path / f"x{suffix}", icc_profile=profile)
+        picture = read_image(tmp_path / f"x{suffix}")
+        write_image(picture.pixels, tmp_path / f"y{suffix}", picture.profile)
+        kept = read_image(tmp_path / f"y{suffix}").profile
+        # WebP has no grey.
+        assert kept == (profile if mode == "RGB" or suffix == ".webp" else None)
 
 
 def test_exif_orientation_is_applied(pixels: np.ndarray, tmp_path: Path) -> None:
@@ -95,8 +116,9 @@ BROKEN = {
     "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "F images are not supported"),
     "moving.webp": (
         encoded(RED, "WEBP", save_all=True, append_images=[Image.new("RGB", (40, 40))]),
-        "animated images are not supported",
+        "animations and files of several pages are not supported",
     ),
+    "deep.png": (b"P6 1 1 65535\n" + b"\1\2" * 3, "not a readable image"),  # a 16-bit PPM
 }
 
 
@@ -112,8 +134,10 @@ def test_bad_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskweaveError, match="does not exist"):
         read_image(tmp_path / "none.png")
-    with pytest.raises(MaskweaveError, match=r"is not a readable image|Is a directory"):
-        read_image(tmp_path)
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    for name in (".", "pipe"):
+        with pytest.raises(MaskweaveError, match="is no file"):
+            read_image(tmp_path / name)
     with pytest.raises(MaskweaveError, match="cannot read folder"):
         list_images(tmp_path / "none")
     with pytest.raises(MaskweaveError, match="holds no image"):
@@ -134,6 +158,8 @@ def test_a_file_that_cannot_be_written_leaves_nothing(pixels: np.ndarray, tmp_pa
     (tmp_path / "file").touch()
     with pytest.raises(MaskweaveError, match="cannot write"):
         write_image(pixels, tmp_path / "file" / "x.png")
+    with pytest.raises(MaskweaveError, match="cannot write"):  # larger than the format holds
+        write_image(np.zeros((1, 20_000, 3), dtype=np.uint8), tmp_path / "x.webp")
     with pytest.raises(MaskweaveError, match="the name of an image ends in"):
         write_image(pixels, tmp_path / "x.gif")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
-from maskweave.maskgit import DecodeSettings, Step, corrupt, decode, masked_loss
+from maskweave.maskgit import (
+    HOTTEST,
+    MOST_STEPS,
+    DecodeSettings,
+    Step,
+    corrupt,
+    decode,
+    masked_loss,
+)
 from maskweave.schedules import SCHEDULES, cosine, linear, masked_after, named
 
 MASK = 10  # codes 0 .. 9
@@ -324,12 +332,14 @@ def test_the_noise_on_the_confidence_is_gumbel_and_anneals(name: str, scale: lis
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 0}, "steps must be at least 1"),
+        ({"steps": 0}, "steps must be from 1 to"),
+        ({"steps": MOST_STEPS + 1}, "steps must be from 1 to"),
         ({"stop_after": 0}, "stop_after must be from 1 to 8"),
         ({"stop_after": 9}, "stop_after must be from 1 to 8"),
         ({"temperature": -1.0}, "temperatures"),
         ({"temperature": float("nan")}, "temperatures"),
         ({"token_temperature": float("inf")}, "temperatures"),
+        ({"temperature": 2.0 * HOTTEST}, "temperatures"),
         ({"top_k": 0}, "top_k"),
         ({"confidence": "entropy"}, "confidence is"),
         ({"generators": []}, "1 images need as many generators, got 0"),

@@ -1,14 +1,18 @@
 """The pipeline's laws, on images of any size, and the conventions of its call."""
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from maskweave.crops import plan_crops
 from maskweave.errors import MaskweaveError
 from maskweave.holes import KINDS, draw_hole
-from maskweave.maskgit import Step
+from maskweave.maskgit import Step, decode
 from maskweave.pipeline import InpaintPipeline
+from maskweave.schedules import linear
 
 SIZES = [(16, 16), (16, 40), (61, 33), (9, 12)]
 
@@ -168,6 +172,75 @@ def test_painted_surroundings_are_returned_only_on_request(pipeline: InpaintPipe
     assert not np.array_equal(kept[~hole], painted[~hole])
 
 
+def test_painted_surroundings_do_not_cover_what_another_crop_filled(
+    pipeline: InpaintPipeline,
+) -> None:
+    image, hole = picture(33, 64), np.zeros((33, 64), dtype=bool)
+    hole[2:14, 4:16] = hole[18:30, 12:26] = hole[4:9, 30:50] = True
+    assert len(plan_crops(hole, 16)) > 1
+    kept, painted = (
+        pipeline(
+            image, hole, generator=seeded(0), output_type="np", keep_known=k, output_steps=True
+        )
+        for k in (True, False)
+    )
+    assert np.array_equal(kept.images[0][hole], painted.images[0][hole])
+    assert painted.steps is not None
+    assert not any((step.masked & ~hole).any() for step in painted.steps[0])
+
+
+def test_every_setting_reaches_decode(
+    pipeline: InpaintPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {
+        "schedule": "linear", "stop_after": 2, "temperature": 0.5, "token_temperature": 0.7,
+        "top_k": 4, "confidence": "probability",
+    }  # fmt: skip
+    seen: dict[str, object] = {}
+
+    def spy(*arguments: object, **options: object) -> torch.Tensor:
+        seen.update(options)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr("maskweave.pipeline.decode", spy)
+    pipeline(picture(16, 16), MASK, num_inference_steps=3, **settings)
+    assert seen["steps"] == 3
+    assert seen["schedule"] is linear
+    for name in settings.keys() - {"schedule"}:
+        assert seen[name] == settings[name]
+
+
+def test_encoder_and_decoder_run_once_unless_steps_are_asked_for(
+    pipeline: InpaintPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for output_steps, expected in ((False, 1), (True, 4)):
+        encode, paint = (
+            MagicMock(wraps=work) for work in (pipeline.tokenizer.encode, pipeline.tokenizer.decode)
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline.tokenizer, "encode", encode)
+            patch.setattr(pipeline.tokenizer, "decode", paint)
+            pipeline(picture(16, 16), MASK, num_inference_steps=4, output_steps=output_steps)
+        assert (encode.call_count, paint.call_count) == (1, expected)
+
+
+def test_pil_images_are_refused_and_turned_as_files_are(pipeline: InpaintPipeline) -> None:
+    deep = Image.fromarray(np.full((16, 16), 60_000, dtype=np.uint16))
+    for image, mask in ((deep, MASK), (IMAGE, deep), (Image.new("CMYK", (16, 16)), MASK)):
+        with pytest.raises(MaskweaveError, match="images are not supported"):
+            pipeline(image, mask)
+    turned = Image.fromarray(picture(16, 20))
+    turned.getexif()[0x0112] = 6
+    assert pipeline(turned, np.eye(20, 16, dtype=bool)).images[0].size == (16, 20)
+
+
+def test_arrays_may_be_views_that_cannot_be_written(pipeline: InpaintPipeline) -> None:
+    mirrored = picture(16, 16)[:, ::-1]
+    mirrored.flags.writeable = False
+    filled = pipeline(mirrored, MASK, output_type="np").images[0]
+    assert np.array_equal(filled[~MASK], mirrored[~MASK])
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_lower_precision_changes_neither_laws_nor_types(
     pipeline: InpaintPipeline, dtype: torch.dtype
@@ -193,7 +266,7 @@ IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
         ({"num_images_per_prompt": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"output_type": "jpeg"}, "output_type is pil, np or pt"),
-        ({"num_inference_steps": 0}, "steps must be at least 1"),
+        ({"num_inference_steps": 0}, "steps must be from 1 to"),
         ({"schedule": "sine"}, "unknown schedule"),
         ({"noise": 1}, "unknown decode settings noise"),
     ],

@@ -4,27 +4,31 @@ import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from maskweave.data.augment import flip_and_shift
 from maskweave.data.folder import ImageFolder, StepSampler
 from maskweave.errors import MaskweaveError
+from maskweave.maskgit import masked_loss
 from maskweave.pipeline import InpaintPipeline
+from maskweave.tokenizer.quantize import Codebook
 from maskweave.tokenizer.vqgan import TokenizerConfig
-from maskweave.training import tokenizer_task
+from maskweave.training import tokenizer_task, transformer_task
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
 from maskweave.training.overrides import override, pick
 from maskweave.training.tokenizer_task import TokenizerLoss, TokenizerRecipe
 from maskweave.training.train import train_tokenizer, train_transformer
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
-from maskweave.transformer import TransformerConfig
+from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 RUN = RunConfig(steps=6, batch_size=4, precision="no", log_every=2, sample_every=3, save_every=3)
 TOKENIZER = TokenizerRecipe(
@@ -116,6 +120,39 @@ def test_a_resumed_transformer_run_ends_in_the_same_weights(
     )
 
 
+def test_a_run_killed_while_it_writes_its_last_checkpoint_ends_in_the_same_weights(
+    photos: Path, tokenizer_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Accelerator.save_state
+
+    def killed(accelerator: Accelerator, folder: str) -> None:
+        write(accelerator, folder)
+        if (tmp_path / "run/checkpoints/step_00000003").exists():
+            (Path(folder) / "model.safetensors").write_bytes(b"half of it")
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accelerator, "save_state", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_tokenizer(TOKENIZER, photos, tmp_path / "run")
+    found = {path.name for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert found == {"step_00000003", "unfinished"}
+    train_tokenizer(TOKENIZER, photos, tmp_path / "run")
+    assert_same_weights(weights(tokenizer_run, "tokenizer"), weights(tmp_path / "run", "tokenizer"))
+
+
+def test_a_finished_run_has_been_exported_when_its_checkpoint_appears(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Accelerator, "save_state", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_tokenizer(override(TOKENIZER, ["run.save_every=6"]), photos, tmp_path)
+    assert weights(tmp_path, "tokenizer")
+
+
 def test_a_seed_decides_the_weights(photos: Path, tokenizer_run: Path, tmp_path: Path) -> None:
     train_tokenizer(TOKENIZER, photos, tmp_path / "again")
     assert_same_weights(
@@ -169,6 +206,110 @@ def test_the_scalars_of_both_optimisers_are_logged(tokenizer_run: Path) -> None:
 def test_a_run_of_another_recipe_is_not_continued(photos: Path, tokenizer_run: Path) -> None:
     with pytest.raises(MaskweaveError, match="another recipe"):
         train_tokenizer(override(TOKENIZER, ["run.steps=7"]), photos, tokenizer_run)
+
+
+def test_a_transformer_run_does_not_go_on_with_another_tokenizer(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    tokenizer = shutil.copytree(tokenizer_run / "tokenizer", tmp_path / "tokenizer")
+    short = override(TRANSFORMER, ["run.steps=1"])
+    train_transformer(short, photos, tokenizer, tmp_path / "run")
+    changed = load_file(tokenizer / "model.safetensors")
+    changed["codebook.weight"] += 1
+    save_file(changed, tokenizer / "model.safetensors")
+    with pytest.raises(MaskweaveError, match="another recipe"):
+        train_transformer(short, photos, tokenizer, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "loss.holes=", "loss.holes=star", "loss.shift=16", "loss.whole=2", "loss.perceptual=-1",
+        "optimiser.learning_rate=nan", "optimiser.betas=2,3", "optimiser.warmup=-5",
+        "optimiser.clip=-1", "optimiser.weight_decay=-1", "run.seed=-1", "run.precision=fp8",
+        "model.codebook_size=0",
+    ],
+)  # fmt: skip
+def test_a_recipe_out_of_range_is_refused(wrong: str) -> None:
+    with pytest.raises(MaskweaveError):
+        override(TOKENIZER, [wrong])
+
+
+def test_the_transformer_is_shown_what_the_sampler_will_show_it_and_nothing_else(
+    photos: Path, tokenizer_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = BidirectionalTransformer.forward
+    calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def spy(
+        model: BidirectionalTransformer,
+        tokens: torch.Tensor,
+        masked: torch.Tensor,
+        known: torch.Tensor,
+    ) -> torch.Tensor:
+        calls.append((tokens, masked, known))
+        return forward(model, tokens, masked, known)
+
+    monkeypatch.setattr(BidirectionalTransformer, "forward", spy)
+    recipe = override(TRANSFORMER, ["run.sample_every=99", "run.batch_size=10"])
+    train_transformer(recipe, photos, tokenizer_run / "tokenizer", tmp_path / "run")
+    partly = 0
+    for tokens, counted, known in calls[: recipe.run.steps]:
+        pixels, hole = known.unflatten(-1, (4, 16)).split([3, 1], dim=2)
+        masked = tokens == TRANSFORMER.model.mask_token
+        assert torch.equal(masked, counted)  # the loss is MaskGIT's
+        assert hole.any(-1)[masked].all()  # only tokens under the hole are masked
+        assert not pixels.masked_select(hole.bool()).any()  # whose pixels are not shown
+        partly += int((~hole.bool().all(-1))[masked].sum())
+    assert partly > 0  # but those beside it in the same patch are
+
+
+def test_losses_get_the_weights_of_the_recipe(
+    photos: Path, tokenizer_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, object] = {}
+
+    def spy(logits: torch.Tensor, *arguments: object, **options: object) -> torch.Tensor:
+        seen.update(options, tokens=len(logits))
+        return masked_loss(logits, *arguments, **options)
+
+    monkeypatch.setattr(transformer_task, "masked_loss", spy)
+    recipe = override(
+        TRANSFORMER,
+        ["run.steps=1", "masking.unmasked_weight=0.5", "masking.label_smoothing=0.2"],
+    )
+    train_transformer(recipe, photos, tokenizer_run / "tokenizer", tmp_path / "run")
+    assert seen == {"unmasked_weight": 0.5, "label_smoothing": 0.2, "tokens": 4 * 16}
+
+
+def test_the_codebook_learns_by_its_own_loss_alone(photos: Path, tmp_path: Path) -> None:
+    for weight in (0.0, 0.5):
+        run = tmp_path / str(weight)
+        train_tokenizer(override(TOKENIZER, [f"loss.codebook={weight}"]), photos, run)
+        first, last = (
+            load_file(run / f"checkpoints/step_0000000{step}/model.safetensors") for step in (3, 6)
+        )
+        still = torch.equal(first["codebook.weight"], last["codebook.weight"])
+        assert still == (weight == 0.0)
+
+
+def test_dead_codes_are_looked_for_at_every_step(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revive = MagicMock(return_value=3)
+    monkeypatch.setattr(Codebook, "revive", revive)
+    train_tokenizer(TOKENIZER, photos, tmp_path)
+    assert revive.call_count == TOKENIZER.run.steps
+    latents, tokens, _ = revive.call_args.args
+    assert (latents.shape, tokens.shape) == ((4, 16, 8), (4, 16))
+
+
+def test_averaged_weights_are_exported(tokenizer_run: Path) -> None:
+    trained = load_file(tokenizer_run / "checkpoints/step_00000006/model.safetensors")
+    exported = weights(tokenizer_run, "tokenizer")
+    assert trained.keys() == exported.keys()
+    difference = (trained["decoder.stem.weight"] - exported["decoder.stem.weight"]).abs().max()
+    assert 0 < difference < 0.01
 
 
 def test_nan_stops_the_run_and_names_the_step(
@@ -270,12 +411,16 @@ def test_overrides_are_typed() -> None:
     assert changed.optimiser.betas == (0.8, 0.9)
     assert changed.loss.holes == ("box",)
     assert override(TRANSFORMER, ["model.pre_norm=true"]).model.pre_norm is True
+    for together in (["model.patch=8", "model.channels=8,8,8,8"], ["model.dim=6", "model.heads=3"]):
+        recipe = TOKENIZER if "patch" in together[0] else TRANSFORMER
+        assert override(recipe, together) == override(recipe, together[::-1])
     assert TOKENIZER.run.steps == 6
 
 
 @pytest.mark.parametrize(
     "assignment",
     [
+        "run.steps.x.y=1",
         "run.steps=many",
         "run.stepz=3",
         "steps=3",

@@ -7,8 +7,9 @@ the default decode settings and a model card, ``README.md``. Nothing is ever unp
 import dataclasses
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +25,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 LARGEST_CONFIG = 1 << 20
 """Bytes beyond which a config.json is not read."""
 
-Config = TypeVar("Config", TokenizerConfig, TransformerConfig)
+Config = TypeVar("Config")
 
 
 def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None = None) -> None:
@@ -59,12 +60,12 @@ def load_tokenizer(directory: Path) -> VQGAN:
     MaskweaveError
         If files are missing or broken, or the weights hold NaN or do not fit the config.
     """
-    return _load(VQGAN(_config(TokenizerConfig, directory)), directory)
+    return _load(VQGAN, TokenizerConfig, directory)
 
 
 def load_transformer(directory: Path) -> BidirectionalTransformer:
     """Load a transformer component, as ``load_tokenizer`` does."""
-    return _load(BidirectionalTransformer(_config(TransformerConfig, directory)), directory)
+    return _load(BidirectionalTransformer, TransformerConfig, directory)
 
 
 def shipped_models() -> list[str]:
@@ -122,7 +123,7 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise MaskweaveError(f"cannot read {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MaskweaveError(f"{file} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
         raise MaskweaveError(f"{file} does not hold a JSON object")
@@ -136,26 +137,48 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
     unfinished.replace(file)
 
 
-def _config(kind: type[Config], directory: Path) -> Config:
-    file = directory / "config.json"
-    fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in read_json(file).items()
-    }
+def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:
+    """Make a config dataclass of what a JSON file holds.
+
+    Raises
+    ------
+    MaskweaveError
+        If a field is unknown, has another type or is out of range; the message names the file.
+    """
+    hints = get_type_hints(kind)
+    values = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
+    wrong = [name for name, v in values.items() if name not in hints or not _fits(v, hints[name])]
+    if wrong:
+        raise MaskweaveError(f"{file} does not describe {kind.__name__}: see {', '.join(wrong)}")
     try:
-        return kind(**fields)
-    except TypeError as error:
-        raise MaskweaveError(f"{file} does not describe a {kind.__name__}: {error}") from error
+        return kind(**values)
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{file}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON has the type of a config's field."""
+    parts = get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
+    if get_origin(hint) is Literal:
+        return value in parts
+    if parts:  # a union
+        return any(_fits(value, part) for part in parts)
+    return type(value) is hint or (hint is float and type(value) is int)
 
 
 Module = TypeVar("Module", VQGAN, BidirectionalTransformer)
 
 
-def _load(module: Module, directory: Path) -> Module:
+def _load(kind: Callable[[Config], Module], config: type[Config], directory: Path) -> Module:
+    settings = directory / "config.json"
     file = directory / "model.safetensors"
+    with torch.device("meta"):  # without memory, which a broken config could ask too much of
+        module = kind(as_config(config, read_json(settings), settings))
     try:
-        weights = load_file(file)
-        module.load_state_dict(weights)
+        weights = {name: value.float() for name, value in load_file(file).items()}
+        module.load_state_dict(weights, assign=True)
     except (OSError, SafetensorError) as error:
         raise MaskweaveError(f"cannot read {file}: {error}") from error
     except RuntimeError as error:

@@ -21,6 +21,10 @@ LAMA_SIZE = 256
 SUSPICIOUS_SHARE = 0.6
 """Above this share of hole a mask is likely to be meant the other way round."""
 
+LONGEST = 64
+"""A random walk takes for ever to fill its share of an image that is longer than so many times its
+width."""
+
 LARGEST_SHARE = 0.5
 """LaMa draws a hole again when it covers more of the image than this."""
 
@@ -57,7 +61,7 @@ def draw_hole(
         to the shorter side and covering at most half of the image; ``half`` is the left, right,
         upper or lower half.
     height, width : int
-        Size in pixels, at least 8.
+        Size in pixels, at least 8, neither more than ``LONGEST`` times the other.
     rng : numpy.random.Generator
         Source of randomness: the same state gives the same hole.
 
@@ -71,8 +75,12 @@ def draw_hole(
     MaskweaveError
         If the kind is unknown or the size too small.
     """
-    if min(height, width) < 8:
-        raise MaskweaveError(f"a hole needs at least 8x8 pixels, got {height}x{width}")
+    check_kinds([kind])
+    if min(height, width) < 8 or max(height, width) > LONGEST * min(height, width):
+        raise MaskweaveError(
+            f"a hole needs at least 8x8 pixels and sides that differ at most {LONGEST} times, "
+            f"got {width}x{height}"
+        )
     match kind:
         case "random-walk":
             return _random_walk(height, width, rng)
@@ -84,10 +92,16 @@ def draw_hole(
             return _redraw_large(lambda: _strokes(THICK, height, width, rng))
         case "box":
             return _redraw_large(lambda: _boxes(height, width, rng))
-        case "half":
-            return _half(height, width, rng)
         case _:
-            raise MaskweaveError(f"unknown kind of hole {kind!r}; known are {', '.join(KINDS)}")
+            return _half(height, width, rng)
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raise MaskweaveError unless there is at least one kind of hole and all are known."""
+    unknown = set(kinds) - set(KINDS)
+    if unknown or not kinds:
+        names = ", ".join(map(repr, sorted(unknown))) or "none"
+        raise MaskweaveError(f"unknown kind of hole {names}; known are {', '.join(KINDS)}")
 
 
 def draw_holes(

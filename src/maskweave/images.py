@@ -1,10 +1,11 @@
 """Pictures and masks, on disk and in memory.
 
 What is read becomes 8-bit RGB with the EXIF orientation applied. Grey and palette images are
-converted, which loses nothing. Refused, because known pixels could not come back unchanged or
-because nobody can say which picture is meant: 16-bit and floating-point images, CMYK and other
-colour spaces, animations. Refused as well: files that are empty, truncated, no image at all, or
-larger than ``LARGEST_IMAGE`` pixels.
+converted, which loses nothing; an alpha channel can name the hole and is not kept; a colour profile
+is. Refused, because known pixels could not come back unchanged or because nobody can say which
+picture is meant: 16-bit and floating-point images, CMYK and other colour spaces, animations and
+files of several pages. Refused as well: files that are empty, truncated, no image at all, or larger
+than ``LARGEST_IMAGE`` pixels.
 """
 
 import re
@@ -28,6 +29,9 @@ LARGEST_IMAGE = 100_000_000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files that count as images in a folder."""
 
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+"""What Pillow may take a file for, whatever its name: it decodes others with a loss of depth."""
+
 LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "La", "RGBa")
 
 
@@ -42,6 +46,8 @@ class Picture(NamedTuple):
     """RGB."""
     transparent: Hole | None
     """Alpha below 128; None without an alpha channel."""
+    profile: bytes | None
+    """ICC colour profile; None without one."""
 
 
 def read_image(file: Path) -> Picture:
@@ -53,11 +59,10 @@ def read_image(file: Path) -> Picture:
         If the file is missing or is refused for one of the reasons that the module names.
     """
     image = _open(file)
-    transparent = None
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        transparent = np.array(image.getchannel("A")) < 128
-    return Picture(np.array(image.convert("RGB")), transparent)
+    transparent = _transparent(image) if image.has_transparency_data else None
+    # The profile of a grey image does not fit the colour image that it becomes.
+    profile = None if image.mode in ("1", "L", "LA", "La") else image.info.get("icc_profile")
+    return Picture(np.array(image.convert("RGB")), transparent, profile)
 
 
 def read_mask(file: Path, invert: bool = False) -> Hole:
@@ -90,10 +95,19 @@ def list_images(directory: Path) -> list[Path]:
     return files
 
 
-def write_image(pixels: Pixels, file: Path) -> None:
+def write_image(pixels: np.ndarray, file: Path, profile: bytes | None = None) -> None:
     """Write a picture in the format of the file's suffix; it appears there only when whole.
 
     Missing folders are made. All of ``SUFFIXES`` but JPEG keep every pixel.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        uint8, (height, width, 3) or, for grey, (height, width).
+    file : Path
+        Where to write.
+    profile : bytes, optional
+        ICC colour profile.
 
     Raises
     ------
@@ -104,15 +118,18 @@ def write_image(pixels: Pixels, file: Path) -> None:
         raise MaskweaveError(f"{file}: the name of an image ends in {', '.join(SUFFIXES)}")
     unfinished = file.with_name(f".{file.name}.unfinished")
     kind = Image.registered_extensions()[file.suffix.lower()]
-    options = {"lossless": True} if kind == "WEBP" else {}
+    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    if profile:
+        options["icc_profile"] = profile
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(unfinished, format=kind, **options)
         unfinished.replace(file)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # Pillow's, of sizes that a format cannot hold
         with suppress(OSError):
             unfinished.unlink()
-        raise MaskweaveError(f"cannot write {file}: {error.strerror or error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise MaskweaveError(f"cannot write {file}: {reason}") from error
 
 
 def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
@@ -123,11 +140,14 @@ def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
 
 
 def as_pixels(image: Any) -> Pixels:
-    """Return a PIL image or a uint8 array (height, width, 3) as such an array."""
+    """Return a PIL image, which is refused or converted as a file is, or a uint8 array as an array.
+
+    Arrays are (height, width, 3) and are copied.
+    """
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        return np.array(_checked(image, "the image").convert("RGB"))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
-        return image
+        return np.array(image, order="C")
     raise MaskweaveError("an image is a PIL image or a uint8 array (height, width, 3)")
 
 
@@ -136,9 +156,9 @@ def as_hole(mask: Any, image: Any) -> Hole:
     if mask is None:
         if not (isinstance(image, Image.Image) and image.has_transparency_data):
             raise MaskweaveError("an image without transparency needs a mask_image")
-        return np.array(image.convert("RGBA").getchannel("A")) < 128
+        return _transparent(_checked(image, "the image"))
     if isinstance(mask, Image.Image):
-        mask = np.array(mask.convert("L"))
+        mask = np.array(_checked(mask, "the mask").convert("RGB").convert("L"))
     if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.uint8, np.bool_):
         return mask if mask.dtype == np.bool_ else mask >= 128
     raise MaskweaveError("a mask is a PIL image or a uint8 or bool array (height, width)")
@@ -163,16 +183,14 @@ def converted(pixels: Pixels, output_type: str) -> Any:
 
 
 def _open(file: Path) -> Image.Image:
+    if not file.is_file():
+        raise MaskweaveError(f"{file} {'is no file' if file.exists() else 'does not exist'}")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large images at a limit of its own; ours is checked below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(file) as image:
-                _refuse(image, file)
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise MaskweaveError(f"{file} does not exist") from error
+            # Pillow warns of what is odd in a file, and of large images at a limit of its own.
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=FORMATS) as image:
+                return _checked(image, str(file))
     except MaskweaveError:
         raise
     # Pillow's decoders raise whatever they stumble over in a broken file.
@@ -180,13 +198,20 @@ def _open(file: Path) -> Image.Image:
         raise MaskweaveError(f"{file} is not a readable image: {error}") from error
 
 
-def _refuse(image: Image.Image, file: Path) -> None:
+def _checked(image: Image.Image, name: str) -> Image.Image:
+    """Return an image the right way up, unless it is one of those that the module refuses."""
     if image.width * image.height > LARGEST_IMAGE:
         size = f"{image.width}x{image.height}"
-        raise MaskweaveError(f"{file}: {size} is more than {LARGEST_IMAGE} pixels")
-    if getattr(image, "n_frames", 1) > 1:
-        raise MaskweaveError(f"{file}: animated images are not supported")
+        raise MaskweaveError(f"{name}: {size} is more than {LARGEST_IMAGE} pixels")
+    # The further pictures of an MPO, which many cameras write, are previews of the first.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        raise MaskweaveError(f"{name}: animations and files of several pages are not supported")
     # Pillow opens 16-bit colour as 8-bit RGB; only the raw mode of its tiles tells.
     if image.mode not in LOSSLESS_MODES or re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
         mode = image.mode if image.mode not in LOSSLESS_MODES else "16-bit"
-        raise MaskweaveError(f"{file}: {mode} images are not supported; convert it to 8-bit RGB")
+        raise MaskweaveError(f"{name}: {mode} images are not supported; convert it to 8-bit RGB")
+    return ImageOps.exif_transpose(image)
+
+
+def _transparent(image: Image.Image) -> Hole:
+    return np.array(image.convert("RGBA").getchannel("A")) < 128

@@ -22,6 +22,12 @@ LogitsFn = Callable[
 ]
 """Logits at the masked positions, row by row, given all tokens and what is masked of them."""
 
+MOST_STEPS = 10_000
+"""Largest T: far more than there are tokens."""
+
+HOTTEST = 1_000_000
+"""Largest temperature: nothing but noise is left, and it is still finite."""
+
 
 class Corrupted(NamedTuple):
     """Tokens as the transformer is shown them in training."""
@@ -162,7 +168,7 @@ def decode(
     schedule: Schedule = cosine,
     steps: int = 8,
     stop_after: int | None = None,
-    temperature: float = 4.5,
+    temperature: float = 1.0,
     token_temperature: float = 1.0,
     top_k: int | None = None,
     confidence: Literal["log_probability", "probability"] = "log_probability",
@@ -173,7 +179,7 @@ def decode(
     Parameters
     ----------
     logits_fn : callable
-        Predicts the masked tokens; a ``BidirectionalTransformer`` is one.
+        Predicts the masked tokens; a ``BidirectionalTransformer`` that sees tokens alone is one.
     tokens : Tensor
         Known tokens; what stands at masked positions is never read.
     masked : Tensor
@@ -185,12 +191,12 @@ def decode(
     schedule : Schedule
         gamma: the share of the tokens that stays masked after k of T steps is gamma(k / T).
     steps : int
-        T, at least 1.
+        T, from 1 to ``MOST_STEPS``.
     stop_after : int, optional
         Run only the first t of the T steps; what is masked then takes its latest prediction.
     temperature : float
-        Scale of the Gumbel noise on the confidence, at least 0: 0 reveals the likeliest tokens
-        first, more makes the order, and so the images, more varied.
+        Scale of the Gumbel noise on the confidence, from 0 to ``HOTTEST``: 0 reveals the likeliest
+        tokens first, more makes the order, and so the images, more varied.
     token_temperature : float
         Temperature at which tokens are sampled; 0 takes the likeliest token.
     top_k : int, optional
@@ -288,13 +294,13 @@ def _check_settings(
     top_k: int | None,
     confidence: str,
 ) -> None:
-    if steps < 1:
-        raise MaskweaveError(f"steps must be at least 1, got {steps}")
+    if not 1 <= steps <= MOST_STEPS:
+        raise MaskweaveError(f"steps must be from 1 to {MOST_STEPS}, got {steps}")
     if stop_after is not None and not 1 <= stop_after <= steps:
         raise MaskweaveError(f"stop_after must be from 1 to {steps} (steps), got {stop_after}")
-    if not (0 <= temperature < float("inf") and 0 <= token_temperature < float("inf")):
+    if not (0 <= temperature <= HOTTEST and 0 <= token_temperature <= HOTTEST):
         raise MaskweaveError(
-            f"temperatures must be at least 0, got {temperature} and {token_temperature}"
+            f"temperatures must be from 0 to {HOTTEST}, got {temperature} and {token_temperature}"
         )
     if top_k is not None and top_k < 1:
         raise MaskweaveError(f"top_k must be at least 1, got {top_k}")

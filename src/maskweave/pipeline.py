@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.checkpoint import (
+    as_config,
     load_tokenizer,
     load_transformer,
     read_json,
@@ -101,10 +102,7 @@ class InpaintPipeline:
         """
         directory = resolve(name)
         file = directory / "config.json"
-        try:
-            defaults = DecodeSettings(**read_json(file).get("defaults", {}))
-        except TypeError as error:
-            raise MaskweaveError(f"{file} holds unknown decode settings: {error}") from error
+        defaults = as_config(DecodeSettings, read_json(file).get("defaults", {}), file)
         tokenizer = load_tokenizer(directory / "tokenizer")
         return cls(tokenizer, load_transformer(directory / "transformer"), defaults)
 
@@ -172,7 +170,7 @@ class InpaintPipeline:
         batch_size : int
             Crops that are decoded at once. Changes nothing beyond rounding.
         keep_known : bool
-            Return every pixel outside the hole as it was. Otherwise the painted crops as they are.
+            Return every pixel outside the hole as it was. Otherwise those of the crops as painted.
         output_type : {"pil", "np", "pt"}
             PIL images, uint8 arrays (height, width, 3) or uint8 tensors (3, height, width).
         output_steps : bool
@@ -319,10 +317,14 @@ def _plan(
 def _paste(
     canvas: _Canvas, crop: Crop, window: tuple[Pixels, Hole], state: _State, keep_known: bool
 ) -> None:
-    """Copy what was painted to the canvas: the crop's part of the hole, or all of the crop."""
-    part = crop.part if keep_known else np.ones_like(crop.part)
+    """Copy what was painted to the canvas: the crop's part of the hole and, if wanted, the known.
+
+    Other hole pixels in the window belong to other crops.
+    """
+    _, hole = window
+    part = crop.part if keep_known else crop.part | ~hole
     crop.window(canvas.pixels)[part] = enlarge(state.painted, *window)[part]
-    crop.window(canvas.masked)[part] = enlarge_mask(state.masked, part)[part]
+    crop.window(canvas.masked)[crop.part] = enlarge_mask(state.masked, crop.part)[crop.part]
 
 
 def _output(

@@ -24,6 +24,6 @@ TRANSFORMERS = {
         ),
         masking=MaskingConfig(whole=0.2, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
-        run=RunConfig(steps=3600, batch_size=32, sample_every=200, save_every=200),
+        run=RunConfig(steps=4500, batch_size=32, sample_every=200, save_every=200),
     ),
 }

@@ -32,7 +32,7 @@ def square(progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def arccos(progress: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return 2 arccos(r) / pi, as MAGE and Muse train with: mostly near the middle and above."""
+    """Return 2 arccos(r) / pi: nearly linear at first, then ever quicker."""
     return torch.arccos(progress) * (2 / math.pi)
 
 

@@ -40,6 +40,11 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
+        sizes = (self.codebook_size, self.length, self.dim, self.heads, self.mlp_dim)
+        if not (all(1 <= n <= 2**16 for n in sizes) and 0 <= self.layers <= 1000):
+            raise MaskweaveError(f"sizes out of range: {self}")
+        if not 0 <= self.patch <= 256:
+            raise MaskweaveError(f"patch must be from 0 to 256, got {self.patch}")
         if self.dim % self.heads:
             raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if not (0 <= self.dropout < 1 and 0 <= self.attention_dropout < 1):
@@ -119,7 +124,7 @@ class BidirectionalTransformer(nn.Module):
         if not config.tied_output:
             self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.length, config.codebook_size))
-        nn.init.trunc_normal_(self.position_embedding, std=0.02)
+        nn.init.normal_(self.position_embedding, std=0.02)
         self.apply(_initialise)
 
     def forward(
@@ -165,10 +170,10 @@ class BidirectionalTransformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights as BERT and MaskGIT do: a truncated normal of width 0.02, biases zero."""
+    """Draw weights as BERT and MaskGIT do: a normal of width 0.02, biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         for name, parameter in module.named_parameters(recurse=False):
             if name == "weight":
-                nn.init.trunc_normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=0.02)
             else:
                 nn.init.zeros_(parameter)

@@ -34,7 +34,8 @@ def demo(
     from maskweave.images import refuse_existing, write_image
 
     pipeline = load_pipeline("cats64", "cpu", "float32")
-    size, steps = pipeline.tokenizer.config.image_size, pipeline.defaults.steps
+    size = pipeline.tokenizer.config.image_size
+    steps = pipeline.defaults.stop_after or pipeline.defaults.steps
     names = ["input", "hole", "result", *(f"step_{k:02d}" for k in range(1, steps + 1))]
     files = [output / f"{name}.png" for name in [*names, "sheet"]]
     refuse_existing(files, overwrite)

@@ -36,5 +36,5 @@ def holes(
     refuse_existing(files, overwrite)
     for index, file in enumerate(files):
         hole = draw_hole(kind, height, width, np.random.default_rng((seed, index)))
-        write_image(np.repeat(hole[:, :, None] * np.uint8(255), 3, axis=2), file)
+        write_image(hole * np.uint8(255), file)
     typer.echo(f"{number} masks in {output}")

@@ -4,14 +4,25 @@ import json
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskweave.cli.options import Device, Dtype, Json, Model, Overwrite, Seed, load_pipeline
+from maskweave.cli.options import (
+    Device,
+    Dtype,
+    Json,
+    Model,
+    Overwrite,
+    Seed,
+    load_pipeline,
+    one_line,
+)
 from maskweave.errors import MaskweaveError
 
 if TYPE_CHECKING:
@@ -29,6 +40,7 @@ class Job:
     outputs: list[Path]
     steps: list[list[Path]] = field(default_factory=list)
     """For each output the pictures after each step, if they are wanted."""
+    profile: bytes | None = field(default=None, repr=False)
     hole_share: float | None = None
     note: str | None = None
     error: str | None = None
@@ -79,7 +91,11 @@ def inpaint(
     )
     if save_steps:
         _name_steps(jobs, settings.stop_after or settings.steps)
-    refuse_existing((file for job in jobs for file in job.files()), overwrite)
+    files = [file for job in jobs for file in job.files()]
+    twice = [file for file, number in Counter(files).items() if number > 1]
+    if twice:
+        raise MaskweaveError(f"{twice[0]} would be written twice")
+    refuse_existing(files, overwrite)
 
     started = time.perf_counter()
     with progress(len(jobs), shown=image.is_dir()) as advance:
@@ -151,10 +167,24 @@ def _fill(
     for index, picture in enumerate(filled.images):
         sample = index % len(jobs[0].outputs)
         job = ready[index // len(jobs[0].outputs)][0]
-        write_image(picture, job.outputs[sample])
+        pictures = {job.outputs[sample]: picture}
         if filled.steps:
-            for file, step in zip(job.steps[sample], filled.steps[index], strict=True):
-                write_image(step.image, file)
+            steps = [step.image for step in filled.steps[index]]
+            pictures |= dict(zip(job.steps[sample], steps, strict=True))
+        with _noted(job, skip_bad):
+            for file, pixels in pictures.items():
+                write_image(pixels, file, job.profile)
+
+
+@contextmanager
+def _noted(job: Job, skip_bad: bool) -> Generator[None]:
+    """Keep an error for the report at the end, in a folder run."""
+    try:
+        yield
+    except MaskweaveError as error:
+        if not skip_bad:
+            raise
+        job.error = one_line(str(error))
 
 
 def _read(
@@ -162,14 +192,10 @@ def _read(
 ) -> "Iterator[tuple[Job, Pixels, Hole]]":
     """Yield each image with its hole; note on its job what is remarkable or wrong."""
     for job in jobs:
-        try:
+        with _noted(job, skip_bad):
             if job.error:
                 raise MaskweaveError(job.error)
             yield job, *_read_pair(job, invert_mask)
-        except MaskweaveError as error:
-            if not skip_bad:
-                raise
-            job.error = str(error)
 
 
 def _read_pair(job: Job, invert_mask: bool) -> "tuple[Pixels, Hole]":
@@ -181,7 +207,7 @@ def _read_pair(job: Job, invert_mask: bool) -> "tuple[Pixels, Hole]":
     if hole is None:
         raise MaskweaveError(f"{job.image} has no transparency: name a --mask")
     check_sizes(picture.pixels, hole)
-    job.hole_share, job.note = float(hole.mean()), remark(hole)
+    job.hole_share, job.note, job.profile = float(hole.mean()), remark(hole), picture.profile
     return picture.pixels, hole
 
 
@@ -196,7 +222,8 @@ def _report(jobs: list[Job], json_: bool, seconds: float) -> None:
     for job in failed:
         print(f"error: {job.image}: {job.error}", file=sys.stderr)
     if json_:
-        report = {"seconds": round(seconds, 3), "images": [asdict(job) for job in jobs]}
+        images = [{k: v for k, v in asdict(job).items() if k != "profile"} for job in jobs]
+        report = {"seconds": round(seconds, 3), "images": images}
         typer.echo(json.dumps(report, indent=2, default=str))
     else:
         for job in jobs:

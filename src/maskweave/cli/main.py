@@ -1,7 +1,7 @@
 """``maskweave``, the command line. A command imports torch only when it runs."""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -11,8 +11,12 @@ from maskweave.cli.demo import demo
 from maskweave.cli.holes import holes
 from maskweave.cli.inpaint import inpaint
 from maskweave.cli.models import models
+from maskweave.cli.options import one_line
 from maskweave.cli.train import train_app
 from maskweave.errors import MaskweaveError
+
+# What Typer finds wrong with options; it has no public name for it.
+UsageError = cast(type[Exception], typer.BadParameter.__base__)
 
 
 class Commands(TyperGroup):
@@ -22,9 +26,12 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except MaskweaveError as error:
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
-            raise typer.Exit(2) from error
+        except (MaskweaveError, OSError) as error:
+            message = str(error)
+        except UsageError as error:
+            message = cast(typer.BadParameter, error).format_message()
+        print("error:", one_line(message), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 app = typer.Typer(

@@ -10,11 +10,16 @@ if TYPE_CHECKING:
     from maskweave.pipeline import InpaintPipeline
 
 Model = Annotated[str, typer.Option(help="Shipped model, model folder or Hugging Face hub id.")]
-Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same pictures.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[str, typer.Option(help="Precision: float32, bfloat16 or float16.")]
+
+
+def one_line(message: str) -> str:
+    """Return a message without line breaks."""
+    return " ".join(message.split())
 
 
 def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
@@ -26,10 +31,10 @@ def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
     if dtype not in ("float32", "bfloat16", "float16"):
         raise MaskweaveError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
     if device == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        device = str(found) if found else "cpu"
+        found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+        device = str(found or "cpu")
     try:
-        torch.empty(0, device=device)
+        torch.zeros((), device=device).item()
     # torch raises RuntimeError, AssertionError or NotImplementedError, by device and build.
     except Exception as error:
         raise MaskweaveError(f"no device {device!r}: {str(error).splitlines()[0]}") from error

@@ -5,12 +5,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from maskweave.errors import MaskweaveError
+
 
 def to_unit_range(
     images: UInt8[Tensor, "batch 3 height width"],
 ) -> Float[Tensor, "batch 3 height width"]:
     """Scale bytes to [-1, 1]."""
     return images.float() / 127.5 - 1
+
+
+def check_shift(largest: int, size: int) -> None:
+    """Raise MaskweaveError if ``flip_and_shift`` cannot shift images of this size that far."""
+    if not 0 <= largest < size:
+        raise MaskweaveError(f"shift {largest} must be at least 0 and less than the size {size}")
 
 
 def flip_and_shift(

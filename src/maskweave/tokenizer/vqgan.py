@@ -36,16 +36,20 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
+        sizes = (self.codebook_size, self.code_dim, self.encoder_dim)
+        blocks = (self.encoder_blocks, self.decoder_blocks)
+        if not (all(1 <= n <= 2**16 for n in sizes) and all(0 <= n <= 1000 for n in blocks)):
+            raise MaskweaveError(f"sizes out of range: {self}")
         if self.patch != 2 ** (len(self.channels) - 1):
             raise MaskweaveError(
                 f"patch {self.patch} needs log2(patch) + 1 channel widths, got {self.channels}"
             )
-        if self.image_size < self.patch or self.image_size % self.patch:
+        if not self.patch <= self.image_size <= 2**12 or self.image_size % self.patch:
             raise MaskweaveError(
-                f"image_size {self.image_size} is not a multiple of patch {self.patch}"
+                f"image_size {self.image_size} is not a multiple of patch {self.patch} up to 4096"
             )
-        if any(width < 8 or width % 8 for width in self.channels):
-            raise MaskweaveError(f"channel widths must be multiples of 8, got {self.channels}")
+        if any(width % 8 or not 8 <= width <= 2**12 for width in self.channels):
+            raise MaskweaveError(f"channel widths are multiples of 8 to 4096, got {self.channels}")
 
     @property
     def grid(self) -> int:

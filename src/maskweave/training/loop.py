@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -31,7 +31,7 @@ class RunConfig:
     seed: int = 0
     """Seed of everything random in the run."""
     precision: str = "bf16"
-    """Accelerate's mixed precision: no, fp16 or bf16."""
+    """Accelerate's mixed precision: no or bf16."""
     workers: int = 0
     """Processes that read images; 0 reads them in the training process."""
     log_every: int = 10
@@ -46,8 +46,10 @@ class RunConfig:
         counts = (self.steps, self.batch_size, self.log_every, self.sample_every, self.save_every)
         if min(counts) < 1 or self.workers < 0:
             raise MaskweaveError(f"counts of steps and images must be positive: {self}")
-        if self.precision not in ("no", "fp16", "bf16"):
-            raise MaskweaveError(f"precision is no, fp16 or bf16, got {self.precision!r}")
+        if self.seed < 0:
+            raise MaskweaveError(f"seed must be at least 0, got {self.seed}")
+        if self.precision not in ("no", "bf16"):
+            raise MaskweaveError(f"precision is no or bf16, got {self.precision!r}")
 
 
 class Task(Protocol):
@@ -67,10 +69,24 @@ class Task(Protocol):
 
 
 def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
-    """Return the Accelerator of a run: device, processes and precision; TensorBoard in RUN/logs."""
-    return Accelerator(
-        mixed_precision=run.precision, log_with="tensorboard", project_dir=directory / "logs"
+    """Return the Accelerator of a run: device, processes and precision; TensorBoard in RUN/logs.
+
+    Raises
+    ------
+    MaskweaveError
+        If the processes can't share a batch evenly.
+    """
+    accelerator = Accelerator(
+        mixed_precision=run.precision,
+        log_with="tensorboard",
+        project_dir=directory / "logs",
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
     )
+    if run.batch_size % accelerator.num_processes:
+        raise MaskweaveError(
+            f"batch_size {run.batch_size} is no multiple of {accelerator.num_processes} processes"
+        )
+    return accelerator
 
 
 def fit(
@@ -121,9 +137,10 @@ def fit(
                 _seed(run.seed, accelerator.process_index, 0)
                 _sample(task, done, directory, accelerator)
             if done % run.save_every == 0 or done == run.steps:
-                save(checkpoints, done, accelerator)
+                # In this order: a run whose last checkpoint exists has been exported.
                 if accelerator.is_main_process:
                     task.export(directory)
+                save(checkpoints, done, accelerator)
     accelerator.end_training()
 
 

@@ -1,5 +1,6 @@
 """Optimiser, learning rate and averaged weights, shared by both stages."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +31,12 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
-        if self.learning_rate <= 0 or not 0 <= self.decay <= 1 or not 0 <= self.ema < 1:
+        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
+            raise MaskweaveError(f"learning_rate and weight_decay must be positive: {self}")
+        if not (0 <= self.decay <= 1 and 0 <= self.ema < 1 and self.warmup >= 0 and self.clip > 0):
             raise MaskweaveError(f"optimiser settings out of range: {self}")
-        if len(self.betas) != 2:
-            raise MaskweaveError(f"betas are two numbers, got {self.betas}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise MaskweaveError(f"betas are two numbers in [0, 1), got {self.betas}")
 
 
 def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:

@@ -25,26 +25,37 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
     MaskweaveError
         If a field is unknown, a value does not have the field's type, or the config refuses it.
     """
+    changes: dict[str, Any] = {}
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
             raise MaskweaveError(f"{assignment!r} is not of the form field=value")
-        config = _replace(config, path.strip().split("."), text.strip(), assignment)
-    return config
+        *parents, name = path.strip().split(".")
+        holder, here = config, changes
+        for parent in parents:
+            holder, here = _field(holder, parent, assignment), here.setdefault(parent, {})
+        if dataclasses.is_dataclass(_field(holder, name, assignment)):
+            raise MaskweaveError(f"{assignment}: {name!r} holds fields, not a value")
+        here[name] = _parse(text.strip(), get_type_hints(type(holder))[name], assignment)
+    return _replace(config, changes)
 
 
-def _replace(config: Any, path: list[str], text: str, assignment: str) -> Any:
+def _field(config: Any, name: str, assignment: str) -> Any:
+    if not dataclasses.is_dataclass(config):
+        raise MaskweaveError(f"{assignment}: nothing holds a field {name!r}")
     names = [field.name for field in dataclasses.fields(config)]
-    if path[0] not in names:
-        raise MaskweaveError(f"{assignment}: no field {path[0]!r}; there are {', '.join(names)}")
-    current = getattr(config, path[0])
-    if dataclasses.is_dataclass(current) != (len(path) > 1):
-        raise MaskweaveError(f"{assignment}: {path[0]!r} does not hold such a value")
-    if len(path) > 1:
-        value = _replace(current, path[1:], text, assignment)
-    else:
-        value = _parse(text, get_type_hints(type(config))[path[0]], assignment)
-    return dataclasses.replace(config, **{path[0]: value})
+    if name not in names:
+        raise MaskweaveError(f"{assignment}: no field {name!r}; there are {', '.join(names)}")
+    return getattr(config, name)
+
+
+def _replace(config: Any, changes: dict[str, Any]) -> Any:
+    """Replace all fields at once: a config checks them together."""
+    values = {
+        name: _replace(getattr(config, name), value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    return dataclasses.replace(config, **values)
 
 
 def _parse(text: str, kind: Any, assignment: str) -> Any:

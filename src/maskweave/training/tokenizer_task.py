@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from maskweave.checkpoint import save_component
-from maskweave.data.augment import flip_and_shift, to_unit_range
-from maskweave.holes import KINDS, draw_holes
+from maskweave.data.augment import check_shift, flip_and_shift, to_unit_range
+from maskweave.errors import MaskweaveError
+from maskweave.holes import KINDS, check_kinds, draw_holes
 from maskweave.tokenizer.discriminator import PatchDiscriminator
 from maskweave.tokenizer.losses import (
     adaptive_weight,
@@ -43,7 +44,15 @@ class TokenizerLoss:
     whole: float = 0.1
     """Share of images whose hole is everything: plain reconstruction from tokens."""
     shift: int = 4
-    """Largest random shift, in pixels."""
+    """Largest random shift, in pixels, less than the image size."""
+
+    def __post_init__(self) -> None:
+        """Refuse unknown holes, negative weights and shares beyond 1."""
+        check_kinds(self.holes)
+        weights = (self.perceptual, self.codebook, self.known, self.adversarial, self.shift)
+        shares = (self.adversarial_start, self.whole)
+        if not (all(w >= 0 for w in weights) and all(0 <= share <= 1 for share in shares)):
+            raise MaskweaveError(f"loss settings out of range: {self}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,10 @@ class TokenizerRecipe:
     """Of the tokenizer and, alike, of the discriminator."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
+
+    def __post_init__(self) -> None:
+        """Refuse a shift that leaves nothing of an image."""
+        check_shift(self.loss.shift, self.model.image_size)
 
 
 class TokenizerTask:
@@ -124,7 +137,8 @@ class TokenizerTask:
         pixel = pixel_loss(output.images, images, hole, self.loss.known)
         metrics = {"pixel": pixel, "codebook": output.codebook_loss}
         reconstruction = pixel
-        if self.perceptual is not None:
+        # LPIPS refuses what is not finite in words of its own; the loop names the step.
+        if self.perceptual is not None and pixel.isfinite():
             with self.accelerator.autocast():
                 metrics["perceptual"] = self.perceptual(painted.clamp(-1, 1), images)
             reconstruction = pixel + self.loss.perceptual * metrics["perceptual"]

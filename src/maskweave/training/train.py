@@ -1,13 +1,16 @@
 """The two commands of training: a folder of images to a tokenizer, then to a transformer."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
-from maskweave.checkpoint import load_tokenizer
+from maskweave.checkpoint import load_tokenizer, read_json, write_json
 from maskweave.data.folder import ImageFolder
 from maskweave.errors import MaskweaveError
 from maskweave.training.loop import RunConfig, accelerator_for, fit
@@ -36,14 +39,15 @@ def train_tokenizer(
     Raises
     ------
     MaskweaveError
-        If a folder has no images or too few, or ``output`` holds a run of another recipe.
+        If a folder has no images or too few, or ``output`` holds a run of another recipe or, in
+        stage 2, on another tokenizer.
     """
     size = recipe.model.image_size
     dataset, samples = _read(data, validation, size, recipe.run)
-    _claim(output, recipe)
     torch.manual_seed(recipe.run.seed)
     accelerator = accelerator_for(recipe.run, output)
     task = TokenizerTask(recipe, samples, accelerator)
+    _claim(output, dataclasses.asdict(recipe), accelerator)
     fit(task, dataset, recipe.run, output, accelerator)
 
 
@@ -68,10 +72,12 @@ def train_transformer(
     )
     recipe = dataclasses.replace(recipe, model=model)
     dataset, samples = _read(data, validation, vqgan.config.image_size, recipe.run)
-    _claim(output, recipe)
     torch.manual_seed(recipe.run.seed)
     accelerator = accelerator_for(recipe.run, output)
     task = TransformerTask(recipe, vqgan, samples, accelerator)
+    with (tokenizer / "model.safetensors").open("rb") as weights:
+        trained_on = {"tokenizer_sha256": hashlib.file_digest(weights, "sha256").hexdigest()}
+    _claim(output, dataclasses.asdict(recipe) | trained_on, accelerator)
     fit(task, dataset, recipe.run, output, accelerator)
 
 
@@ -88,12 +94,14 @@ def _read(
     return dataset, torch.stack([watched[i] for i in range(count)])
 
 
-def _claim(output: Path, recipe: TokenizerRecipe | TransformerRecipe) -> None:
+def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
     """Write the resolved recipe into the run's folder, which must not hold another one."""
     # Through JSON and back, so that tuples compare equal to the lists of the file.
-    resolved = json.loads(json.dumps(dataclasses.asdict(recipe)))
+    recipe = json.loads(json.dumps(recipe))
     file = output / "recipe.json"
-    if file.exists() and json.loads(file.read_text()) != resolved:
+    if file.exists() and read_json(file) != recipe:
         raise MaskweaveError(f"{output} holds a run of another recipe ({file}); name a new folder")
-    output.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(resolved, indent=2) + "\n")
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        output.mkdir(parents=True, exist_ok=True)
+        write_json(file, recipe)

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskweave.data.augment import flip_and_shift, to_unit_range
+from maskweave.data.augment import check_shift, flip_and_shift, to_unit_range
 from maskweave.errors import MaskweaveError
-from maskweave.holes import KINDS, draw_holes, known_patches, token_mask
+from maskweave.holes import KINDS, check_kinds, draw_holes, known_patches, token_mask
 from maskweave.maskgit import Corrupted, corrupt, decode, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
@@ -41,11 +41,15 @@ class MaskingConfig:
     label_smoothing: float = 0.1
     """Label smoothing of the cross-entropy, as in MaskGIT."""
     shift: int = 4
-    """Largest random shift of an image, in pixels."""
+    """Largest random shift of an image, in pixels, less than its size."""
 
     def __post_init__(self) -> None:
-        """Refuse an unknown schedule and bounds that are no ratios."""
+        """Refuse unknown names and numbers out of range."""
         named(self.schedule)
+        check_kinds(self.holes)
+        shares = (self.whole, self.label_smoothing)
+        if not all(0 <= share <= 1 for share in shares) or self.unmasked_weight < 0:
+            raise MaskweaveError(f"masking settings out of range: {self}")
         if self.ratio and not (len(self.ratio) == 2 and 0 <= self.ratio[0] <= self.ratio[1] <= 1):
             raise MaskweaveError(f"ratio needs two rising bounds in [0, 1], got {self.ratio}")
 
@@ -77,6 +81,7 @@ class TransformerTask:
         model = recipe.model
         self.masking, self.config, self.steps = recipe.masking, recipe.optimiser, recipe.run.steps
         self.accelerator = accelerator
+        check_shift(self.masking.shift, tokenizer.config.image_size)
         device = accelerator.device
         self.tokenizer = tokenizer.to(device).eval().requires_grad_(False)
         transformer = BidirectionalTransformer(model)
