@@ -277,7 +277,7 @@ def test_the_demo_writes_every_step_and_a_sheet(tmp_path: Path) -> None:
     assert {"input.png", "hole.png", "result.png", "step_01.png", "sheet.png"} <= {
         file.name for file in files
     }
-    assert Image.open(tmp_path / "demo" / "result.png").size == (64, 64)
+    assert read_image(tmp_path / "demo" / "result.png").pixels.shape == (64, 64, 3)
     fails(run("demo", "--output", tmp_path / "demo"), "exists; --overwrite replaces it")
 
 

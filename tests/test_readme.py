@@ -10,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskweave.cli.main import app
+from maskweave.images import read_image
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 # One step on two images, without LPIPS, shows that a command of training is right.
@@ -54,7 +55,7 @@ def test_commands(work: Path) -> None:
 def test_python(work: Path) -> None:
     [code] = blocks("python")
     exec(compile(code, "README.md", "exec"), {})
-    assert Image.open(work / "filled.png").size == (64, 64)
+    assert read_image(work / "filled.png").pixels.shape == (64, 64, 3)
 
 
 def test_both_set_up_commands_stand_in_the_first_screen() -> None:
