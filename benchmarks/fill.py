@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.functional.image import learned_perceptual_image_patch_similarity as lpips
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from maskweave.images import Hole, Pixels, list_images, read_image, read_mask
 from maskweave.pipeline import InpaintPipeline
@@ -59,14 +59,19 @@ def ours(model: str, dtype: str, seed: int, steps: int | None) -> Fill:
     return fill
 
 
-def score(filled: Sequence[Pixels], truth: Sequence[Pixels], holes: Sequence[Hole]) -> np.ndarray:
+def score(
+    filled: Sequence[Pixels],
+    truth: Sequence[Pixels],
+    holes: Sequence[Hole],
+    lpips: LearnedPerceptualImagePatchSimilarity,
+) -> np.ndarray:
     """Return LPIPS and PSNR in the hole of every image: (n, 2)."""
 
     def tensor(images: Sequence[Pixels]) -> torch.Tensor:
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
 
     distances = [
-        lpips(one[None], other[None], net_type="squeeze").item()
+        lpips(one[None], other[None]).item()
         for one, other in zip(tensor(filled), tensor(truth), strict=True)
     ]
     ratios = []
@@ -98,6 +103,7 @@ def main() -> None:
         "Navier-Stokes": classical(cv2.INPAINT_NS),
         arguments.model: ours(arguments.model, arguments.dtype, arguments.seed, arguments.steps),
     }
+    lpips = LearnedPerceptualImagePatchSimilarity(net_type="squeeze")
     table = Table("n = " + str(len(files)), "LPIPS-squeeze", "PSNR in hole", "seconds")
     for name, fill in methods.items():
         scores, seconds = [], 0.0
@@ -107,7 +113,7 @@ def main() -> None:
                 began = time.perf_counter()
                 filled = fill(truth[batch], holes[batch])
                 seconds += time.perf_counter() - began
-                scores.append(score(filled, truth[batch], holes[batch]))
+                scores.append(score(filled, truth[batch], holes[batch], lpips))
                 advance(len(truth[batch]))
         scores = np.concatenate(scores)
         error = 1.96 * scores.std(axis=0, ddof=1) / len(scores) ** 0.5
