@@ -10,7 +10,8 @@ from maskweave.transformer import TransformerConfig
 TOKENIZERS = {
     # 64x64 images, 256 tokens of 4x4 pixels: the tokenizer of the shipped cats64. About 45 minutes
     # on two CPU cores beside other work; on 64 validation images 23.7 dB in the hole with the true
-    # tokens, LPIPS-squeeze 0.029: maskweave train tokenizer --data DIR --validation DIR --output RUN
+    # tokens, LPIPS-squeeze 0.029.
+    # maskweave train tokenizer --data DIR --validation DIR --output RUN
     "cats64": TokenizerRecipe(
         model=TokenizerConfig(),
         optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99)),
@@ -20,8 +21,8 @@ TOKENIZERS = {
 
 TRANSFORMERS = {
     # The transformer of the shipped cats64, small enough for 32 MB and two CPU cores: 90 minutes of
-    # them, validation loss 3.96, masked accuracy 0.207. maskweave train transformer --data DIR
-    # --validation DIR --tokenizer RUN --output MODEL
+    # them, validation loss 3.96, masked accuracy 0.207.
+    # maskweave train transformer --data DIR --validation DIR --tokenizer RUN --output MODEL
     "cats64": TransformerRecipe(
         model=TransformerConfig(
             dim=384, layers=6, heads=6, mlp_dim=1152, pre_norm=True, attention_dropout=0.0, patch=4
