@@ -196,7 +196,8 @@ def test_the_scalars_of_both_optimisers_are_logged(tokenizer_run: Path) -> None:
     (events,) = tokenizer_run.glob("logs/**/events*")
     log = EventAccumulator(str(events))
     log.Reload()
-    assert {"pixel", "perceptual", "codebook", "discriminator", "adversarial_weight"} <= set(
+    parts = {f"loss/{name}" for name in ("pixel", "perceptual", "codebook", "discriminator")}
+    assert parts | {"adversarial_weight", "validation/loss/perceptual"} <= set(
         log.Tags()["scalars"]
     )
     assert "validation/psnr_in_hole" in log.Tags()["scalars"]

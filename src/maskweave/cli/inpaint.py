@@ -16,6 +16,7 @@ import typer
 from maskweave.cli.options import (
     Device,
     Dtype,
+    InvertMask,
     Json,
     Model,
     Overwrite,
@@ -67,7 +68,7 @@ def inpaint(
     stop_after: Annotated[int | None, typer.Option(help="Run only t of the T steps.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Different fills of each image.")] = 1,
     seed: Seed = 0,
-    invert_mask: Annotated[bool, typer.Option("--invert-mask", help="Black is the hole.")] = False,
+    invert_mask: InvertMask = False,
     save_steps: Annotated[
         bool, typer.Option("--save-steps", help="Write a picture after each step as well.")
     ] = False,

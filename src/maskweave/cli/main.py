@@ -7,7 +7,9 @@ import typer
 from typer.core import TyperGroup
 
 from maskweave import __version__
+from maskweave.cli.benchmark import benchmark
 from maskweave.cli.demo import demo
+from maskweave.cli.evaluate import evaluate
 from maskweave.cli.holes import holes
 from maskweave.cli.inpaint import inpaint
 from maskweave.cli.models import models
@@ -41,6 +43,8 @@ app.command()(inpaint)
 app.command()(demo)
 app.command()(holes)
 app.command()(models)
+app.command()(evaluate)
+app.command()(benchmark)
 app.add_typer(train_app, name="train")
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 Model = Annotated[str, typer.Option(help="Shipped model, model folder or Hugging Face hub id.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same pictures.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+InvertMask = Annotated[bool, typer.Option("--invert-mask", help="Black is the hole.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 Dtype = Annotated[str, typer.Option(help="Precision: float32, bfloat16 or float16.")]
@@ -22,14 +23,10 @@ def one_line(message: str) -> str:
     return " ".join(message.split())
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
-    """Load a model onto a device; ``auto`` takes the accelerator that is there, if any."""
+def choose_device(device: str) -> str:
+    """Return a device that works; ``auto`` is the accelerator that is there, if any, or the CPU."""
     import torch
 
-    from maskweave.pipeline import InpaintPipeline
-
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise MaskweaveError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
     if device == "auto":
         found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
         device = str(found or "cpu")
@@ -38,4 +35,16 @@ def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
     # torch raises RuntimeError, AssertionError or NotImplementedError, by device and build.
     except Exception as error:
         raise MaskweaveError(f"no device {device!r}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
+    """Load a model onto a device, in a precision."""
+    import torch
+
+    from maskweave.pipeline import InpaintPipeline
+
+    if dtype not in ("float32", "bfloat16", "float16"):
+        raise MaskweaveError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
+    device = choose_device(device)
     return InpaintPipeline.from_pretrained(model).to(device, getattr(torch, dtype))

@@ -1,5 +1,7 @@
 """The losses of the first stage (VQGAN, Esser et al. 2021, section 3.1)."""
 
+from typing import Literal, get_args
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
@@ -7,6 +9,8 @@ from torch import Tensor
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from maskweave.errors import MaskweaveError
+
+LPIPSNet = Literal["squeeze", "alex", "vgg"]
 
 
 def pixel_loss(
@@ -35,18 +39,21 @@ def adaptive_weight(
     return ratio.clamp(max=1e4).detach()
 
 
-def perceptual_loss() -> LearnedPerceptualImagePatchSimilarity:
-    """Return LPIPS on SqueezeNet (Zhang et al. 2018) for images in [-1, 1].
+def perceptual_loss(net: LPIPSNet = "squeeze") -> LearnedPerceptualImagePatchSimilarity:
+    """Return LPIPS (Zhang et al. 2018) for images in [-1, 1] on SqueezeNet, AlexNet or VGG-16.
 
     Raises
     ------
     MaskweaveError
-        If torchvision's SqueezeNet weights are neither in ``TORCH_HOME`` nor can be downloaded.
+        If the net is unknown, or its torchvision weights are neither in ``TORCH_HOME`` nor can be
+        downloaded.
     """
+    if net not in get_args(LPIPSNet):
+        raise MaskweaveError(f"LPIPS is on {', '.join(get_args(LPIPSNet))}, got {net!r}")
     try:
-        return LearnedPerceptualImagePatchSimilarity(net_type="squeeze")
+        return LearnedPerceptualImagePatchSimilarity(net_type=net)
     except OSError as error:
         raise MaskweaveError(
-            "LPIPS needs torchvision's SqueezeNet weights: connect once to download them, or set "
+            f"LPIPS needs torchvision's weights of {net}: connect once to download them, or set "
             f"TORCH_HOME to a folder that has them ({error})"
         ) from error

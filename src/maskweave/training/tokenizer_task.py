@@ -116,7 +116,7 @@ class TokenizerTask:
             real, fake = self.discriminator(images), self.discriminator(painted.detach())
             judged = hinge_discriminator_loss(real, fake)
             self._update(judged, self.discriminator_optimiser, self.discriminator)
-            metrics["discriminator"] = judged.detach()
+            metrics["loss/discriminator"] = judged.detach()
 
         vqgan = self.accelerator.unwrap_model(self.vqgan)
         latents, tokens = self.accelerator.gather((output.latents.detach(), output.tokens))
@@ -135,20 +135,20 @@ class TokenizerTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the tokenizer's total loss and its parts."""
         pixel = pixel_loss(output.images, images, hole, self.loss.known)
-        metrics = {"pixel": pixel, "codebook": output.codebook_loss}
+        metrics = {"loss/pixel": pixel, "loss/codebook": output.codebook_loss}
         reconstruction = pixel
         # LPIPS refuses what is not finite in words of its own; the loop names the step.
         if self.perceptual is not None and pixel.isfinite():
             with self.accelerator.autocast():
-                metrics["perceptual"] = self.perceptual(painted.clamp(-1, 1), images)
-            reconstruction = pixel + self.loss.perceptual * metrics["perceptual"]
+                metrics["loss/perceptual"] = self.perceptual(painted.clamp(-1, 1), images)
+            reconstruction = pixel + self.loss.perceptual * metrics["loss/perceptual"]
         total = reconstruction + self.loss.codebook * output.codebook_loss
         if adversarial:
             last = self.accelerator.unwrap_model(self.vqgan).decoder.output.weight
             fooled = -self.discriminator(painted).mean()
             weight = self.loss.adversarial * adaptive_weight(reconstruction, fooled, last)
             total = total + weight * fooled
-            metrics |= {"adversarial": fooled, "adversarial_weight": weight}
+            metrics |= {"loss/adversarial": fooled, "adversarial_weight": weight}
         return total, {name: value.detach() for name, value in metrics.items()}
 
     def _update(
@@ -178,7 +178,7 @@ class TokenizerTask:
             "validation/codes_used": used,
         }
         if self.perceptual is not None:
-            figures["validation/lpips"] = float(self.perceptual(painted, images))
+            figures["validation/loss/perceptual"] = float(self.perceptual(painted, images))
         holed = images.masked_fill(hole[:, None], 0.0)
         return figures, {"tokenizer": sheet([images, holed, painted, vqgan.decode(tokens)])}
 

@@ -1,0 +1,90 @@
+"""``maskweave evaluate``: figures of a folder of filled images against the truth."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from maskweave.cli.options import Device, InvertMask, Json, choose_device
+
+if TYPE_CHECKING:
+    from maskweave.evaluation.evaluate import Meter
+    from maskweave.evaluation.tables import Table
+
+Truth = Annotated[Path, typer.Option(help="Folder of the true images.")]
+Masks = Annotated[Path, typer.Option(help="Folder of the masks, white in the hole.")]
+Features = Annotated[int, typer.Option(help="Inception features: 64, 192, 768 or 2048.")]
+Resize = Annotated[str, typer.Option(help="Before Inception: torch-fidelity or pytorch-fid.")]
+InceptionFile = Annotated[
+    Path | None, typer.Option("--inception", help="Inception weights; else from TORCH_HOME.")
+]
+Lpips = Annotated[str, typer.Option(help="Network of LPIPS: squeeze, alex or vgg.")]
+
+
+def evaluate(
+    results: Annotated[Path, typer.Argument(help="Folder of filled images, of any program.")],
+    truth: Truth,
+    masks: Masks,
+    invert_mask: InvertMask = False,
+    features: Features = 2048,
+    resize: Resize = "torch-fidelity",
+    inception: InceptionFile = None,
+    lpips: Lpips = "squeeze",
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Measure filled images against the truth: FID, KID, LPIPS, PSNR, SSIM and known pixels.
+
+    Results, true images and masks pair by their names without suffix.
+    """
+    from maskweave.evaluation.evaluate import (
+        hole_shares,
+        score_folder,
+        summarise,
+        truth_features,
+    )
+    from maskweave.evaluation.examples import read_examples
+    from maskweave.evaluation.tables import evaluation_table, share_table
+    from maskweave.progress import progress
+
+    examples = read_examples(truth, masks, invert_mask)
+    meter = load_meter(features, resize, inception, lpips, device)
+    with progress(2 * len(examples)) as advance:
+        scores = score_folder(results, examples, meter, advance)
+        known = truth_features(examples, meter, advance)
+    evaluation = summarise([scores], known, hole_shares(examples), meter)
+    if json_:
+        typer.echo(json.dumps(evaluation.as_json(), indent=2))
+    else:
+        print_table(evaluation_table(evaluation))
+        print_table(share_table(evaluation))
+
+
+def load_meter(
+    features: int, resize: str, inception: Path | None, lpips: str, device: str
+) -> "Meter":
+    """Load the networks behind the figures; warn of weights that are not the published ones."""
+    from maskweave.evaluation.evaluate import Meter
+    from maskweave.evaluation.inception import PUBLISHED, Inception
+
+    network = Inception(features, cast(Any, resize), inception)
+    if not network.published:
+        print(
+            f"note: the Inception weights have SHA-256 {network.sha256[:8]}..., which is not that "
+            f"of {PUBLISHED}: FID and KID compare only with figures from the same weights",
+            file=sys.stderr,
+        )
+    return Meter(network, cast(Any, lpips), choose_device(device))
+
+
+def print_table(table: "Table") -> None:
+    """Print a table; what is no terminal gets lines of any length."""
+    rich_table = RichTable(*table.head, box=SIMPLE)
+    for row in table.rows:
+        rich_table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 250).print(rich_table)

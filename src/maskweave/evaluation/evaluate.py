@@ -1,0 +1,273 @@
+"""Any folder of filled images against the truth: what is measured, and how it is summed up."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import t as student_t
+
+from maskweave.errors import MaskweaveError
+from maskweave.evaluation.examples import Batch, Examples, by_stem, check_stems, read_rgb
+from maskweave.evaluation.inception import (
+    KID_SUBSETS,
+    Inception,
+    features_of,
+    frechet_distance,
+    kernel_distance,
+    kid_subset,
+    user_cache,
+)
+from maskweave.evaluation.metrics import (
+    GREATEST,
+    SOURCES,
+    check_example,
+    lpips_distances,
+    pixel_figures,
+)
+from maskweave.images import Pixels
+from maskweave.progress import Advance
+from maskweave.tokenizer.losses import LPIPSNet, perceptual_loss
+
+BUCKETS = 10
+"""Equal ranges of the hole's share of the image."""
+
+
+class Scores(NamedTuple):
+    """What was measured of each image."""
+
+    figures: dict[str, Float[np.ndarray, "images"]]
+    """By name: ``lpips`` and those of ``metrics.SOURCES``; NaN where undefined."""
+    features: Float[np.ndarray, "images features"]
+    """Inception features of the results."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A figure with what is needed to repeat and to trust it."""
+
+    value: float
+    spread: float | None
+    """Half-width of ``spread_of``; None where there is one value only."""
+    spread_of: str
+    """What ``spread`` is."""
+    n: int
+    """Images behind it."""
+    source: str
+    """Library, version, settings and hash of the weights."""
+
+
+class Bucket(NamedTuple):
+    """Images whose hole covers a share of them within a range."""
+
+    low: float
+    high: float
+    n: int
+    means: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of a set of results; ``figures`` has FID and KID first."""
+
+    n: int
+    figures: dict[str, Measurement]
+    buckets: list[Bucket]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain types, None for what is undefined."""
+        figures = {
+            name: asdict(figure) | {"value": _or_none(figure.value)}
+            for name, figure in self.figures.items()
+        }
+        buckets = [
+            bucket._asdict() | {"means": {k: _or_none(v) for k, v in bucket.means.items()}}
+            for bucket in self.buckets
+        ]
+        return {"n": self.n, "figures": figures, "by_hole_share": buckets}
+
+
+class Meter:
+    """The networks behind the figures.
+
+    Parameters
+    ----------
+    inception : Inception
+        Network of FID and KID.
+    lpips : {"squeeze", "alex", "vgg"}
+        Network of LPIPS.
+    device : str
+        Where the networks run.
+    """
+
+    def __init__(
+        self, inception: Inception, lpips: LPIPSNet = "squeeze", device: str = "cpu"
+    ) -> None:
+        self.inception = inception.to(device).eval()
+        self.network = perceptual_loss(lpips).to(device)
+        self.lpips_source = f"torchmetrics {version('torchmetrics')}, {lpips}, whole images"
+
+    @property
+    def identity(self) -> list[str]:
+        """What a stored figure has to be stored under."""
+        return [self.inception.source, self.inception.sha256, *self.sources.values()]
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """What is behind each figure of single images."""
+        return {"lpips": self.lpips_source, **SOURCES}
+
+    def score(self, results: Sequence[Pixels], batch: Batch, cache: Path | None = None) -> Scores:
+        """Measure results of any sizes; ``cache`` keeps their Inception features.
+
+        Raises
+        ------
+        MaskweaveError
+            If a result does not fit its truth or its hole, or a hole is empty.
+        """
+        rows: list[dict[str, float]] = []
+        for stem, *one in zip(batch.stems, results, batch.images, batch.holes, strict=True):
+            check_example(stem, *one)
+            rows.append(pixel_figures(*one))
+        figures = {"lpips": lpips_distances(results, batch.images, self.network)}
+        figures |= {name: np.array([row[name] for row in rows]) for name in SOURCES}
+        return Scores(figures, features_of(results, self.inception, cache))
+
+
+def score_folder(
+    results: Path, examples: Examples, meter: Meter, advance: Advance, cache: Path | None = None
+) -> Scores:
+    """Measure a folder of results, which must have the stems of the examples and no others.
+
+    Parameters
+    ----------
+    results : Path
+        Folder of filled images.
+    examples : Examples
+        The truth and the holes.
+    meter : Meter
+        The networks.
+    advance : callable
+        Told of every image that is done.
+    cache : Path, optional
+        Folder that keeps the Inception features of the results.
+
+    Raises
+    ------
+    MaskweaveError
+        If a file is missing, odd or broken, or does not fit its truth.
+    """
+    files = by_stem(results)
+    check_stems(results, files, "the truth", examples.truth)
+    parts: list[Scores] = []
+    for batch in examples.batches():
+        parts.append(meter.score([read_rgb(files[stem]) for stem in batch.stems], batch, cache))
+        advance(len(batch.stems))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Scores]) -> Scores:
+    """Join the scores of batches."""
+    figures = {
+        name: np.concatenate([part.figures[name] for part in parts]) for name in parts[0].figures
+    }
+    return Scores(figures, np.concatenate([part.features for part in parts]))
+
+
+def truth_features(
+    examples: Examples, meter: Meter, advance: Advance
+) -> Float[np.ndarray, "images features"]:
+    """Return the features of the true images, which are computed only once on a machine."""
+    parts: list[np.ndarray] = []
+    for batch in examples.batches():
+        parts.append(features_of(batch.images, meter.inception, user_cache()))
+        advance(len(batch.stems))
+    return np.concatenate(parts)
+
+
+def hole_shares(examples: Examples) -> Float[np.ndarray, "images"]:
+    """Return the share of each image that is hole."""
+    return np.array([hole.mean() for batch in examples.batches() for hole in batch.holes])
+
+
+def summarise(
+    runs: Sequence[Scores],
+    truth: Float[np.ndarray, "images features"],
+    shares: Float[np.ndarray, "images"],
+    meter: Meter,
+) -> Evaluation:
+    """Sum up the scores of the same images, filled once or with several seeds.
+
+    FID and KID are means over the seeds, with a 95 % interval over them. The others are means over
+    the images, each of which counts with its own mean over the seeds, with a 95 % interval over the
+    images; but of the greatest changes the greatest is taken.
+
+    Raises
+    ------
+    MaskweaveError
+        If there are fewer than two images.
+    """
+    n = len(truth)
+    if n < 2:
+        raise MaskweaveError(f"figures of a set need at least 2 images, got {n}")
+    source = meter.inception.source
+    figures = set_figures([run.features for run in runs], truth, source)
+    means = {name: np.mean([run.figures[name] for run in runs], axis=0) for name in runs[0].figures}
+    for name, values in means.items():
+        figures[name] = measured(values, "95 % over images", meter.sources[name])
+    greatest = float(max(run.figures[GREATEST].max() for run in runs))
+    figures[GREATEST] = replace(figures[GREATEST], value=greatest, spread=None)
+    return Evaluation(n, figures, _buckets(means, shares))
+
+
+def set_figures(
+    runs: Sequence[Float[np.ndarray, "n features"]],
+    truth: Float[np.ndarray, "m features"],
+    source: str,
+) -> dict[str, Measurement]:
+    """Return FID and KID of sets of images against the truth, as means over the sets."""
+    n = min(len(truth), len(runs[0]))
+    kid_source = f"{source}, {KID_SUBSETS} subsets of {kid_subset(n)}"
+    fids = np.array([frechet_distance(run, truth) for run in runs])
+    kids, deviations = np.array([kernel_distance(run, truth) for run in runs]).T
+    fid = measured(fids, "95 % over seeds", source)
+    kid = measured(kids, "95 % over seeds", kid_source)
+    if len(runs) == 1:
+        kid = replace(kid, spread=float(deviations[0]), spread_of="deviation over subsets")
+    return {"fid": replace(fid, n=n), "kid": replace(kid, n=n)}
+
+
+def measured(values: Float[np.ndarray, "n"], spread_of: str, source: str) -> Measurement:
+    """Return the mean of the finite values with Student's 95 % interval."""
+    values = values[np.isfinite(values)]
+    n = len(values)
+    if n == 0:
+        return Measurement(math.nan, None, spread_of, 0, source)
+    spread = None
+    if n > 1:
+        spread = float(student_t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Measurement(float(values.mean()), spread, spread_of, n, source)
+
+
+def _buckets(
+    means: dict[str, Float[np.ndarray, "images"]], shares: Float[np.ndarray, "images"]
+) -> list[Bucket]:
+    """Sum up by the hole's share of the image; empty ranges are left out."""
+    index = np.minimum((shares * BUCKETS).astype(int), BUCKETS - 1)
+    return [
+        Bucket(
+            int(bucket) / BUCKETS,
+            (int(bucket) + 1) / BUCKETS,
+            int((index == bucket).sum()),
+            {name: measured(v[index == bucket], "", "").value for name, v in means.items()},
+        )
+        for bucket in np.unique(index)
+    ]
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,96 @@
+"""True images and their holes: pairs of files with the same stem."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from maskweave.errors import MaskweaveError
+from maskweave.images import Hole, Pixels, list_images, read_image, read_mask
+
+BATCH = 32
+"""Images that are read and scored at once."""
+
+
+class Batch(NamedTuple):
+    """Some of the examples, in memory."""
+
+    stems: list[str]
+    images: list[Pixels]
+    """The truth."""
+    holes: list[Hole]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """True images and their holes, paired by stem and read when they are needed."""
+
+    truth: dict[str, Path]
+    masks: dict[str, Path]
+    invert_mask: bool = False
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return len(self.truth)
+
+    def read(self, stems: Sequence[str]) -> Batch:
+        """Read some of the examples."""
+        images = [read_rgb(self.truth[stem]) for stem in stems]
+        holes = [read_mask(self.masks[stem], self.invert_mask) for stem in stems]
+        return Batch([*stems], images, holes)
+
+    def batches(self) -> Iterator[Batch]:
+        """Read ``BATCH`` examples at a time, in the order of their stems."""
+        stems = sorted(self.truth)
+        for start in range(0, len(stems), BATCH):
+            yield self.read(stems[start : start + BATCH])
+
+    def subset(self, number: int) -> "Examples":
+        """Return so many examples, spread evenly over all."""
+        stems = sorted(self.truth)
+        number = min(number, len(stems))
+        chosen = [stems[index * len(stems) // number] for index in range(number)]
+        return Examples({name: self.truth[name] for name in chosen}, self.masks, self.invert_mask)
+
+
+def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Examples:
+    """Pair two folders by stem.
+
+    Raises
+    ------
+    MaskweaveError
+        If a folder cannot be read or is empty, or the stems differ.
+    """
+    images = by_stem(truth)
+    holes = by_stem(masks)
+    check_stems(masks, holes, truth, images)
+    return Examples(images, holes, invert_mask)
+
+
+def by_stem(directory: Path) -> dict[str, Path]:
+    """Return the images of a folder by their names without suffix."""
+    return {file.stem: file for file in list_images(directory)}
+
+
+def read_rgb(file: Path) -> Pixels:
+    """Read an image whose channels are all compared.
+
+    Raises
+    ------
+    MaskweaveError
+        If the file cannot be read or has an alpha channel.
+    """
+    picture = read_image(file)
+    if picture.transparent is not None:
+        raise MaskweaveError(f"{file} has an alpha channel, which no figure compares; remove it")
+    return picture.pixels
+
+
+def check_stems(
+    one: Path, files: dict[str, Path], other: Path | str, others: dict[str, Path]
+) -> None:
+    """Raise MaskweaveError, naming what is missing, unless two folders have the same stems."""
+    for where, have, want in ((one, files, others), (other, others, files)):
+        if missing := sorted(want.keys() - have.keys()):
+            names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise MaskweaveError(f"{where}: {len(missing)} missing, by name: {names}")

@@ -1,0 +1,109 @@
+"""Figures of one filled image against the truth, over arrays of 8-bit pixels."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from itertools import groupby
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+from maskweave.errors import MaskweaveError
+from maskweave.images import Hole, Pixels
+
+EXACT = 100.0
+"""PSNR of equal pixels, in dB, which would be infinite: no image of 8 bits comes near it."""
+
+BAND = 4
+"""Half-width of the band along the border of the hole, in pixels."""
+
+SMALLEST_SIDE = 16
+"""Below it, in pixels, the networks and SSIM's window have nothing to look at."""
+
+SCIKIT_IMAGE = f"scikit-image {version('scikit-image')}"
+
+GREATEST = "known_change_max"
+"""The one figure of which not the mean but the greatest matters."""
+
+SOURCES = {
+    "psnr_hole": f"{SCIKIT_IMAGE}, dB, over the pixels of the hole",
+    "psnr": f"{SCIKIT_IMAGE}, dB, over the image",
+    "ssim_hole": f"{SCIKIT_IMAGE}, 7x7 window, mean of the map in the hole",
+    "ssim": f"{SCIKIT_IMAGE}, 7x7 window, mean of the map",
+    "boundary_error": f"mean |difference| of 255 levels within {BAND} pixels of the hole's border",
+    "known_change_mean": "mean |difference| of 255 levels outside the hole",
+    GREATEST: "greatest |difference| of 255 levels outside the hole",
+}
+"""What is behind each figure of ``pixel_figures``."""
+
+
+def check_example(name: str, result: Pixels, truth: Pixels, hole: Hole) -> None:
+    """Raise MaskweaveError, with the name, unless an image can be measured in its hole."""
+    for image in (result, truth):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            kind = f"{image.dtype} {image.shape}"
+            raise MaskweaveError(f"{name}: images are uint8 (height, width, 3), got {kind}")
+    if not result.shape[:2] == truth.shape[:2] == hole.shape:
+        sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (result, truth, hole)]
+        raise MaskweaveError("{}: result {}, truth {}, mask {} pixels".format(name, *sizes))
+    if min(hole.shape) < SMALLEST_SIDE:
+        raise MaskweaveError(f"{name}: sides of less than {SMALLEST_SIDE} pixels are not measured")
+    if not hole.any():
+        raise MaskweaveError(f"{name}: the mask is empty, so there is no hole to measure in")
+
+
+def pixel_figures(result: Pixels, truth: Pixels, hole: Hole) -> dict[str, float]:
+    """Return the figures that ``SOURCES`` explains; NaN where no pixel is left to measure."""
+    difference = np.abs(result.astype(np.int16) - truth).astype(np.float64)
+    similarity: np.ndarray = structural_similarity(result, truth, channel_axis=2, full=True)[1]
+    return {
+        "psnr_hole": psnr(result[hole], truth[hole]),
+        "psnr": psnr(result, truth),
+        "ssim_hole": float(similarity[hole].mean()),
+        "ssim": float(similarity.mean()),
+        "boundary_error": _mean(difference[boundary(hole)]),
+        "known_change_mean": _mean(difference[~hole]),
+        GREATEST: float(difference[~hole].max(initial=0)),
+    }
+
+
+def psnr(result: np.ndarray, truth: np.ndarray) -> float:
+    """Return the peak signal-to-noise ratio of 8-bit values, in dB, ``EXACT`` if they are equal."""
+    if np.array_equal(result, truth):
+        return EXACT
+    return float(peak_signal_noise_ratio(truth, result, data_range=255))
+
+
+def boundary(hole: Hole) -> Hole:
+    """Mark hole pixels within ``BAND`` of a known pixel, and known pixels within it of the hole."""
+    kernel = np.ones((2 * BAND + 1, 2 * BAND + 1), np.uint8)
+    grown, shrunk = (change(hole.astype(np.uint8), kernel) for change in (cv2.dilate, cv2.erode))
+    return (grown != shrunk).astype(bool)
+
+
+@torch.inference_mode()
+def lpips_distances(
+    results: Sequence[Pixels],
+    truth: Sequence[Pixels],
+    network: LearnedPerceptualImagePatchSimilarity,
+) -> Float[np.ndarray, "images"]:
+    """Return LPIPS of each pair of whole images of any sizes; 0 for equal ones."""
+    device = next(network.parameters()).device
+    distances: list[np.ndarray] = []
+    pairs = zip(results, truth, strict=True)
+    for _, group in groupby(pairs, key=lambda pair: pair[0].shape):
+        one, other = (
+            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device) / 127.5 - 1
+            for images in zip(*group, strict=True)
+        )
+        net: Any = network.net
+        distances.append(net(one, other).flatten().cpu().numpy())
+    return np.concatenate(distances)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
