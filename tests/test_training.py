@@ -316,9 +316,13 @@ def test_averaged_weights_are_exported(tokenizer_run: Path) -> None:
 def test_nan_stops_the_run_and_names_the_step(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("LPIPS refuses NaN in words of its own")
+
     monkeypatch.setattr(
         tokenizer_task, "pixel_loss", lambda painted, *_: painted.mean() * float("nan")
     )
+    monkeypatch.setattr(PixelDistance, "forward", refuse)
     with pytest.raises(MaskweaveError, match="step 0"):
         train_tokenizer(TOKENIZER, photos, tmp_path / "run")
     assert not (tmp_path / "run" / "tokenizer").exists()

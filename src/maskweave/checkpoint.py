@@ -5,6 +5,7 @@ the default decode settings and a model card, ``README.md``. Nothing is ever unp
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -107,6 +108,15 @@ def resolve(name: str | Path) -> Path:
             f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped}): {reason}"
         ) from error
     return Path(found)
+
+
+def weights_hash(*modules: nn.Module) -> str:
+    """Return the SHA-256 of the names and values of all weights, in float32."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any]:

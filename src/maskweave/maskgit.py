@@ -56,13 +56,13 @@ class DecodeSettings:
     """How tokens are decoded, under the names that ``decode`` explains."""
 
     steps: int = 8
-    """T, at least 1."""
+    """T, from 1 to ``MOST_STEPS``."""
     schedule: str = "cosine"
     """Name of the mask schedule."""
     stop_after: int | None = None
     """Run only the first t steps."""
     temperature: float = 1.0
-    """Scale of the Gumbel noise on the confidence, at least 0."""
+    """Scale of the Gumbel noise on the confidence, from 0 to ``HOTTEST``."""
     token_temperature: float = 1.0
     """Temperature at which tokens are sampled; 0 takes the likeliest."""
     top_k: int | None = None

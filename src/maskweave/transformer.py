@@ -35,8 +35,9 @@ class TransformerConfig:
     tied_output: bool = True
     """Predict with the token embedding itself instead of a matrix of its own."""
     patch: int = 0
-    """Side in pixels of a token's patch, if the known pixels in it are seen beside the token, which
-    a patch that is partly in the hole does not have; 0 sees tokens alone, as in the paper."""
+    """Side of a token's patch in pixels: the known pixels of each patch are then added to its
+    token's embedding, as a patch partly in the hole has no token. 0 sees tokens alone, as in the
+    paper."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
@@ -170,7 +171,7 @@ class BidirectionalTransformer(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights as BERT and MaskGIT do: a normal of width 0.02, biases zero."""
+    """Draw weights as minGPT does: a normal of width 0.02, biases zero."""
     if isinstance(module, nn.Linear | nn.Embedding):
         for name, parameter in module.named_parameters(recurse=False):
             if name == "weight":

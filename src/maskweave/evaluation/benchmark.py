@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from maskweave.checkpoint import read_json, write_json
+from maskweave.checkpoint import read_json, weights_hash, write_json
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.baselines import (
     Fill,
@@ -124,7 +124,7 @@ class Benchmark:
         self.pipeline, self.examples, self.meter = pipeline, examples, meter
         self.directory, self.cache = directory, directory / "cache"
         self.identity = {
-            "model": _model_hash(pipeline),
+            "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
             "dtype": str(pipeline.dtype),
             "examples": _examples_hash(examples),
             "maskweave": version("maskweave"),
@@ -243,14 +243,6 @@ def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:
     for stem, image, true, hole in zip(batch.stems, painted, *batch[1:], strict=True):
         for folder, pixels in zip(folders, (pasted(image, true, hole), image), strict=False):
             write_image(pixels, folder / f"{stem}.png")
-
-
-def _model_hash(pipeline: InpaintPipeline) -> str:
-    digest = hashlib.sha256()
-    for module in (pipeline.tokenizer, pipeline.transformer):
-        for name, tensor in module.state_dict().items():
-            digest.update(name.encode() + tensor.cpu().float().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _examples_hash(examples: Examples) -> str:

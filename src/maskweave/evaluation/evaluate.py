@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import t as student_t
 
+from maskweave.checkpoint import weights_hash
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.examples import Batch, Examples, by_stem, check_stems, read_rgb
 from maskweave.evaluation.inception import (
@@ -109,7 +110,10 @@ class Meter:
     ) -> None:
         self.inception = inception.to(device).eval()
         self.network = perceptual_loss(lpips).to(device)
-        self.lpips_source = f"torchmetrics {version('torchmetrics')}, {lpips}, whole images"
+        self.lpips_source = (
+            f"torchmetrics {version('torchmetrics')}, {lpips}, whole images, "
+            f"weights {weights_hash(self.network)[:8]}"
+        )
 
     @property
     def identity(self) -> list[str]:

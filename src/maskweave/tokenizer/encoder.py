@@ -23,8 +23,8 @@ class PatchEncoder(nn.Module):
     """Encode an image patch by patch.
 
     No position sees its neighbours, so the tokens of whole known patches are the same whether or
-    not there is a hole beside them: the encoder cannot peek, and tokens cached from clean images
-    are those that the sampler will meet.
+    not there is a hole beside them: the encoder cannot peek, and the known tokens of clean images,
+    which training shows, are those that the sampler meets.
     """
 
     def __init__(self, patch: int, dim: int, blocks: int, code_dim: int) -> None:

@@ -39,8 +39,7 @@ def train_tokenizer(
     Raises
     ------
     MaskweaveError
-        If a folder has no images or too few, or ``output`` holds a run of another recipe or, in
-        stage 2, on another tokenizer.
+        If a folder has no images or too few, or ``output`` holds a run of another recipe.
     """
     size = recipe.model.image_size
     dataset, samples = _read(data, validation, size, recipe.run)
@@ -61,7 +60,8 @@ def train_transformer(
     """Train stage 2 on a folder of images; ``output`` becomes a model that the pipeline loads.
 
     ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
-    is taken, and the patch if the transformer sees one; the rest is as in ``train_tokenizer``.
+    is taken, and the patch if the transformer sees one; the rest is as in ``train_tokenizer``, but
+    that a run on another tokenizer is refused as well.
     """
     vqgan = load_tokenizer(tokenizer)
     model = dataclasses.replace(
