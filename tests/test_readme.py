@@ -13,12 +13,15 @@ from maskweave.cli.main import app
 from maskweave.images import read_image
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+MEASURING = ("evaluate", "benchmark")
 # One step on two images, without LPIPS, shows that a command of training is right. Accelerate
 # allows one precision in a process, and other tests train in full precision.
 SHORTENED = {
-    "tokenizer": "--set run.steps=1 --set run.batch_size=2 --set run.precision=no "
+    "train tokenizer": "--set run.steps=1 --set run.batch_size=2 --set run.precision=no "
     "--set loss.perceptual=0",
-    "transformer": "--set run.steps=1 --set run.batch_size=2 --set run.precision=no",
+    "train transformer": "--set run.steps=1 --set run.batch_size=2 --set run.precision=no",
+    "evaluate": "--features 64",
+    "benchmark": "--features 64 --steps 2 --seeds 1 --sweep-images 2",
 }
 
 
@@ -43,15 +46,33 @@ def work(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPat
     return tmp_path
 
 
-def test_commands(work: Path) -> None:
+def commands() -> list[list[str]]:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    commands = [shlex.split(line)[1:] for line in lines if line.startswith("maskweave ")]
-    assert len(commands) >= 7
-    for command in commands:
-        more = shlex.split(SHORTENED[command[1]]) if command[0] == "train" else []
-        result = CliRunner().invoke(app, command + more)
-        assert result.exit_code == 0, f"{command}: {result.output}"
+    return [shlex.split(line)[1:] for line in lines if line.startswith("maskweave ")]
+
+
+def run(command: list[str]) -> None:
+    key = " ".join(command[:2]) if command[0] == "train" else command[0]
+    result = CliRunner().invoke(app, command + shlex.split(SHORTENED.get(key, "")))
+    assert result.exit_code == 0, f"{command}: {result.output}"
+
+
+def test_commands(work: Path) -> None:
+    selected = [command for command in commands() if command[0] not in MEASURING]
+    assert len(selected) >= 8
+    for command in selected:
+        run(command)
     assert len(list((work / "filled").iterdir())) == 2 * 3
+
+
+def test_measuring_commands(work: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(shared / "torch_home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(work / "cache"))
+    selected = [c for c in commands() if c[0] in MEASURING or c[-2:] == ["--output", "fills"]]
+    assert [command[0] for command in selected] == ["inpaint", "evaluate", "benchmark"]
+    for command in selected:
+        run(command)
+    assert (work / "benchmark" / "report" / "index.html").exists()
 
 
 def test_python(work: Path) -> None:

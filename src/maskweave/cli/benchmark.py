@@ -83,5 +83,6 @@ def benchmark(
     if json_:
         typer.echo(json.dumps(results.as_json(), indent=2))
     else:
-        print_table(methods_table([(row.name, row.evaluation) for row in results.rows]))
+        rows = [(row.name, row.evaluation) for row in results.rows]
+        print_table(methods_table(rows, ("fid", "kid", "lpips", "psnr_hole", "ssim_hole")))
         typer.echo(output / "report" / "index.html")

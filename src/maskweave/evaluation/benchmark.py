@@ -143,7 +143,7 @@ class Benchmark:
         ``real`` is a folder of other real images. Progress bars show what is left.
         """
         examples, seeds = self.examples, grid.seeds
-        with progress(2 * len(examples)) as advance:
+        with progress(len(examples) * (2 if real else 1)) as advance:
             self.truth = truth_features(examples, self.meter, advance)
             self.shares = hole_shares(examples)
             rows = [self._real(real, advance)] if real else []

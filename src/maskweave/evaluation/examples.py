@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maskweave.errors import MaskweaveError
+from maskweave.evaluation.metrics import check_example
 from maskweave.images import Hole, Pixels, list_images, read_image, read_mask
 
 BATCH = 32
@@ -34,9 +35,17 @@ class Examples:
         return len(self.truth)
 
     def read(self, stems: Sequence[str]) -> Batch:
-        """Read some of the examples."""
+        """Read some of the examples.
+
+        Raises
+        ------
+        MaskweaveError
+            If a file cannot be read, or an image and its mask differ in size or cannot be measured.
+        """
         images = [read_rgb(self.truth[stem]) for stem in stems]
         holes = [read_mask(self.masks[stem], self.invert_mask) for stem in stems]
+        for stem, image, hole in zip(stems, images, holes, strict=True):
+            check_example(stem, image, image, hole)
         return Batch([*stems], images, holes)
 
     def batches(self) -> Iterator[Batch]:

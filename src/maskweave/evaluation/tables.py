@@ -30,13 +30,15 @@ class Table:
     """Each as long as the head."""
 
 
-def methods_table(evaluations: Sequence[tuple[str, Evaluation]]) -> Table:
-    """Return the figures of several methods side by side, as mean ± spread."""
+def methods_table(
+    evaluations: Sequence[tuple[str, Evaluation]], names: Sequence[str] = (*COLUMNS,)
+) -> Table:
+    """Return some figures of several methods side by side, as mean ± spread."""
     cells = [
-        (method, str(evaluation.n), *(_cell(evaluation, name) for name in COLUMNS))
+        (method, str(evaluation.n), *(_cell(evaluation, name) for name in names))
         for method, evaluation in evaluations
     ]
-    return Table(("method", "n", *COLUMNS.values()), tuple(cells))
+    return Table(("method", "n", *(COLUMNS[name] for name in names)), tuple(cells))
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
