@@ -21,7 +21,7 @@ EXACT = 100.0
 BAND = 4
 """Half-width of the band along the border of the hole, in pixels."""
 
-SMALLEST_SIDE = 16
+SMALLEST_SIDE = 32
 """Below it, in pixels, the networks and SSIM's window have nothing to look at."""
 
 SCIKIT_IMAGE = f"scikit-image {version('scikit-image')}"
