@@ -36,7 +36,7 @@ def benchmark(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of fills and sweep.")] = 3,
     sweep_images: Annotated[int, typer.Option(min=2, help="Examples in the sweep.")] = 100,
     real: Annotated[
-        Path | None, typer.Option(help="Folder of other real images: the limit of FID.")
+        Path | None, typer.Option(help="Folder of other real images, to compare FID and KID.")
     ] = None,
     logs: Annotated[
         list[Path] | None, typer.Option(help="Training run whose curves are drawn, repeatable.")

@@ -132,7 +132,8 @@ class Benchmark:
         file = directory / "benchmark.json"
         if file.exists() and read_json(file) != self.identity:
             raise MaskweaveError(
-                f"{directory} holds a benchmark of another model or of other images; name a new one"
+                f"{directory} holds a benchmark of another model, dtype, version or set of images; "
+                "name a new one"
             )
         directory.mkdir(parents=True, exist_ok=True)
         write_json(file, self.identity)
@@ -206,7 +207,7 @@ class Benchmark:
         return rows
 
     def _real(self, directory: Path, advance: Advance) -> Row:
-        """Measure other real images, as many as there are examples if there are: the limit of FID.
+        """Measure other real images, as many as there are examples if there are.
 
         Raises
         ------
