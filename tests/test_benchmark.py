@@ -331,13 +331,13 @@ def test_a_folder_of_another_model_or_of_other_images_is_refused_and_left_alone(
         (model, examples.subset(4)),
         (model, replace(examples, invert_mask=True)),
     ]:
-        with pytest.raises(MaskweaveError, match="another model or of other images"):
+        with pytest.raises(MaskweaveError, match="holds a benchmark of another model"):
             Benchmark(other, images, meter, whole.directory)
     for changed in (examples.truth["picture3"], examples.masks["picture4"]):
         pixels = np.array(Image.open(changed))
         pixels[4, 4] ^= 255
         Image.fromarray(pixels).save(changed)
-        with pytest.raises(MaskweaveError, match="another model or of other images"):
+        with pytest.raises(MaskweaveError, match="holds a benchmark of another model"):
             Benchmark(model, examples, meter, whole.directory)
         pixels[4, 4] ^= 255
         Image.fromarray(pixels).save(changed)

@@ -40,12 +40,18 @@ def navier_stokes(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixel
 
 
 def biharmonic(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
-    """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image."""
-    filled = [
-        inpaint_biharmonic(image, hole, channel_axis=-1)
-        for image, hole in zip(images, holes, strict=True)
-    ]
-    return [(image * 255).round().clip(0, 255).astype(np.uint8) for image in filled]
+    """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image.
+
+    An image that is all hole becomes grey.
+    """
+
+    def fill(image: Pixels, hole: Hole) -> Pixels:
+        if hole.all():
+            return np.full_like(image, 128)
+        filled = inpaint_biharmonic(image, hole, channel_axis=-1)
+        return (filled * 255).round().clip(0, 255).astype(np.uint8)
+
+    return [fill(image, hole) for image, hole in zip(images, holes, strict=True)]
 
 
 def reconstruction(tokenizer: VQGAN) -> Fill:

@@ -144,10 +144,11 @@ class Benchmark:
         ``real`` is a folder of other real images. Progress bars show what is left.
         """
         examples, seeds = self.examples, grid.seeds
-        with progress(len(examples) * (2 if real else 1)) as advance:
+        others = _spread(real, len(examples)) if real else []
+        with progress(len(examples) + len(others)) as advance:
             self.truth = truth_features(examples, self.meter, advance)
             self.shares = hole_shares(examples)
-            rows = [self._real(real, advance)] if real else []
+            rows = [self._real(others, advance)] if others else []
         default = self._model(f"{name}, default settings", self.pipeline.defaults, seeds)
         rows += self._rows([*self._baselines(), default])
         default_row = rows[-2]  # before that of what it paints outside the hole
@@ -206,22 +207,12 @@ class Benchmark:
                     rows.append(self._row(f"{method.name}, as painted", painted, advance))
         return rows
 
-    def _real(self, directory: Path, advance: Advance) -> Row:
-        """Measure other real images, as many as there are examples if there are.
-
-        Raises
-        ------
-        MaskweaveError
-            If the folder has fewer than two images.
-        """
-        files = list_images(directory)
-        n = min(len(files), len(self.examples))
-        chosen = [files[index * len(files) // n] for index in range(n)]
-        if n < 2:
-            raise MaskweaveError(f"{directory}: other real images must be at least 2")
+    def _real(self, files: Sequence[Path], advance: Advance) -> Row:
+        """Measure other real images."""
+        n = len(files)
         parts: list[np.ndarray] = []
         for start in range(0, n, BATCH):
-            images = [read_rgb(file) for file in chosen[start : start + BATCH]]
+            images = [read_rgb(file) for file in files[start : start + BATCH]]
             parts.append(features_of(images, self.meter.inception, user_cache()))
             advance(len(images), "other real images")
         figures = set_figures([np.concatenate(parts)], self.truth, self.meter.inception.source)
@@ -234,6 +225,15 @@ class Benchmark:
         ]
         evaluation = summarise(runs, self.truth, self.shares, self.meter)
         return Row(name, folders, evaluation, np.mean([run.figures["lpips"] for run in runs], 0))
+
+
+def _spread(directory: Path, most: int) -> list[Path]:
+    """Return images of a folder, spread evenly over all of them."""
+    files = list_images(directory)
+    n = min(len(files), most)
+    if n < 2:
+        raise MaskweaveError(f"{directory}: other real images must be at least 2")
+    return [files[index * len(files) // n] for index in range(n)]
 
 
 def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:

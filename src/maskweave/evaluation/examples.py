@@ -68,11 +68,13 @@ def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Exampl
     Raises
     ------
     MaskweaveError
-        If a folder cannot be read or is empty, or the stems differ.
+        If a folder cannot be read or has fewer than two images, or the stems differ.
     """
     images = by_stem(truth)
     holes = by_stem(masks)
     check_stems(masks, holes, truth, images)
+    if len(images) < 2:
+        raise MaskweaveError(f"{truth}: figures of a set need at least 2 images, got {len(images)}")
     return Examples(images, holes, invert_mask)
 
 
