@@ -76,17 +76,17 @@ def _table_section(benchmark: Benchmark, rows: Sequence[Row]) -> Section:
     sources = "\n".join(
         f"{COLUMNS[name]}: {figure.source}" for name, figure in rows[-1].evaluation.figures.items()
     )
-    text = f"""
+    text = _prose(f"""
     {len(benchmark.examples)} images. Known pixels are kept, but where a line says "as painted".
     ± is the 95 % interval over the seeds for FID and KID of the model (the deviation over subsets
     for a KID of one set), and over the images for all else. Compare FID at equal n, masks and
     resize only. The best settings of the sweep were chosen on these images: their line flatters.
-
-    {sources}
-
+    """)
+    text += f"\n\n{sources}\n\n"
+    text += _prose(f"""
     SHA-256 of the model {identity["model"][:8]}, of the examples {identity["examples"][:8]};
     {identity["dtype"]}, maskweave {identity["maskweave"]}, torch {version("torch")}.
-    """
+    """)
     return Section(
         "Figures", text, table=methods_table([(row.name, row.evaluation) for row in rows])
     )
@@ -116,10 +116,10 @@ def _sweep_section(trajectories: Sequence[Trajectory]) -> Section:
         cells.append(
             (slug(each.settings), str(t), f"{fid:.4g}", *(f"{value:.4g}" for value in others))
         )
-    text = f"""
+    text = _prose(f"""
     FID after the first t of T steps, mean and range of {seeds} seeds, over fewer images than the
     table: its FID is higher for that alone. The table has the best t of each combination.
-    """
+    """)
     head = ("settings", "t", "FID", "LPIPS", "PSNR in hole", "SSIM in hole")
     return Section("FID against t", text, tuple(pictures), Table(head, tuple(cells)))
 
@@ -137,10 +137,10 @@ def _panel_section(benchmark: Benchmark, trajectories: Sequence[Trajectory], ste
         title = f"{schedule}: {slug(settings)}"
         panel = decoding_panel(image, hole, _tokens(benchmark.pipeline, hole), pairs, title)
         panels.append((f"decoding-{schedule}", panel))
-    text = f"""
+    text = _prose(f"""
     {stem}, seed 0. Above, the tokens: known, kept so far, and masked for the next step. Below, the
     image with all tokens as predicted after the step: the result if decoding stopped there.
-    """
+    """)
     return Section("Iterative decoding", text, tuple(panels))
 
 
@@ -167,9 +167,9 @@ def _sheet_section(benchmark: Benchmark, row: Row, stems: np.ndarray) -> Section
         ]
         captions = [f"{stem} LPIPS {lpips[stem]:.3f}" for stem in cases]
         sheets.append((f"fills-{name}", sheet(rows, captions)))
-    text = f"""
+    text = _prose(f"""
     {row.name}, seed 0: random images, those around the median of LPIPS and the worst ones.
-    """
+    """)
     return Section("Fills", text, tuple(sheets))
 
 
@@ -198,10 +198,10 @@ def _confidence_section(benchmark: Benchmark, stem: str) -> Section:
         probability[kept] = np.exp(step.confidence[0].view(before.shape).cpu().numpy())[kept]
         when[kept] = step.number + 1
         before = after
-    text = f"""
+    text = _prose(f"""
     {stem}, default settings with temperature 0, so that no noise is in the confidence: the
     probability that the transformer gave each token when it was kept.
-    """
+    """)
     picture = confidence_map(pictures[-1], probability, when)
     return Section("Confidence of each token", text, (("confidence", picture),))
 
@@ -211,6 +211,11 @@ def _training_section(training: Losses) -> Section:
         return Section("Training", "No training log was given (--logs RUN).")
     text = "From the runs' TensorBoard logs; noisy curves are pale behind their running mean."
     return Section("Training", text, (("losses", losses(training)),))
+
+
+def _prose(text: str) -> str:
+    """Return one paragraph without the line breaks of its source."""
+    return " ".join(text.split())
 
 
 def _decoded(
