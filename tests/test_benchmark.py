@@ -507,3 +507,21 @@ def test_baselines_keep_known_pixels_and_do_not_read_under_the_hole(
         assert np.array_equal(image[~hole], true[~hole])
         assert np.array_equal(image, unread)
         assert np.array_equal(true, old)  # the input itself is left alone
+
+
+def test_logs_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    for name in ("truth", "masks"):
+        (tmp_path / name).mkdir()
+        for stem in "ab":
+            Image.new("RGB", (32, 32), "white").save(tmp_path / name / f"{stem}.png")
+    options = [f"--{name}={tmp_path / name}" for name in ("truth", "masks", "output")]
+    options += [f"--logs={tmp_path / parent / 'run'}" for parent in ("one", "two")]
+    result = CliRunner().invoke(app, ["benchmark", *options])
+    assert result.exit_code == 2
+    assert "folders of the same name" in result.stderr
+
+
+def test_settings_that_differ_a_little_have_folders_of_their_own() -> None:
+    grid = Grid(temperatures=(1.0, 1.0000001), token_temperatures=(0.5, 0.50000001))
+    settings = grid.settings(DecodeSettings())
+    assert len({slug(each) for each in settings}) == len(settings)

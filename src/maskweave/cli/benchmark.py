@@ -17,6 +17,7 @@ from maskweave.cli.evaluate import (
     print_table,
 )
 from maskweave.cli.options import Device, Dtype, InvertMask, Json, Model, load_pipeline
+from maskweave.errors import MaskweaveError
 
 Floats = Annotated[list[float] | None, typer.Option(help="Repeatable; else the model's default.")]
 
@@ -63,7 +64,10 @@ def benchmark(
     from maskweave.evaluation.tables import methods_table
 
     examples = read_examples(truth, masks, invert_mask)
-    training = {run.name: read_scalars(run) for run in logs or []}
+    runs = {run.resolve().name: run for run in logs or []}
+    if len(runs) < len(logs or []):
+        raise MaskweaveError("two --logs have folders of the same name: curves need different ones")
+    training = {name: read_scalars(run) for name, run in runs.items()}
     pipeline = load_pipeline(model, device, dtype)
     grid = Grid(
         tuple(schedule or Grid.schedules),

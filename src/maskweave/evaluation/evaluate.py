@@ -223,8 +223,9 @@ def summarise(
     means = {name: np.mean([run.figures[name] for run in runs], axis=0) for name in runs[0].figures}
     for name, values in means.items():
         figures[name] = measured(values, "95 % over images", meter.sources[name])
-    greatest = float(max(run.figures[GREATEST].max() for run in runs))
-    figures[GREATEST] = replace(figures[GREATEST], value=greatest, spread=None)
+    if figures[GREATEST].n:
+        greatest = float(np.nanmax([run.figures[GREATEST] for run in runs]))
+        figures[GREATEST] = replace(figures[GREATEST], value=greatest, spread=None)
     return Evaluation(n, figures, _buckets(means, shares))
 
 

@@ -67,7 +67,7 @@ def pixel_figures(result: Pixels, truth: Pixels, hole: Hole) -> dict[str, float]
         "ssim": float(similarity.mean()),
         "boundary_error": _mean(difference[boundary(hole)]),
         "known_change_mean": _mean(difference[~hole]),
-        GREATEST: float(difference[~hole].max(initial=0)),
+        GREATEST: float(difference[~hole].max()) if not hole.all() else float("nan"),
     }
 
 

@@ -122,8 +122,8 @@ def slug(settings: DecodeSettings) -> str:
         settings.schedule,
         f"T{settings.steps}",
         f"t{stop_after}",
-        f"temperature{settings.temperature:g}",
-        f"token{settings.token_temperature:g}",
+        f"temperature{settings.temperature}".removesuffix(".0"),
+        f"token{settings.token_temperature}".removesuffix(".0"),
         *([f"top{settings.top_k}"] if settings.top_k else []),
         *([settings.confidence] if settings.confidence != "log_probability" else []),
     ]
