@@ -18,16 +18,17 @@ from rich.console import Console
 from rich.table import Table
 
 from maskweave.evaluation.baselines import grey
-from maskweave.evaluation.evaluate import Meter, hole_shares, joined, summarise, truth_features
+from maskweave.evaluation.evaluate import Meter, joined, summarise, truth_features
 from maskweave.evaluation.examples import read_examples
 from maskweave.evaluation.inception import Inception, features_of
 from maskweave.evaluation.metrics import lpips_distances, pixel_figures
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, float]:
-    """Return what the work returns and the seconds that it took."""
+def seconds(work: Callable[[], Any]) -> float:
+    """Return how long the work takes."""
     began = time.perf_counter()
-    return work(), time.perf_counter() - began
+    work()
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -42,12 +43,17 @@ def main() -> None:
 
     examples = read_examples(arguments.truth, arguments.masks, arguments.invert_mask)
     meter = Meter(Inception(arguments.features, "pytorch-fid", arguments.inception))
-    batches, reading = timed(lambda: list(examples.batches()))
-    results = [grey(batch.images, batch.holes) for batch in batches]
-    pairs = list(zip(results, batches, strict=True))
+    batches = list(examples.batches())
+    pairs = [(grey(batch.images, batch.holes), batch) for batch in batches]
 
-    def scores() -> list[Any]:
-        return [meter.score(filled, batch) for filled, batch in pairs]
+    def lpips() -> None:
+        for filled, batch in pairs:
+            lpips_distances(filled, batch.images, meter.network)
+
+    def pixels() -> None:
+        for filled, batch in pairs:
+            for one in zip(filled, batch.images, batch.holes, strict=True):
+                pixel_figures(*one)
 
     def truth() -> Any:
         return truth_features(examples, meter, lambda count=1, text="": None)
@@ -55,35 +61,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["XDG_CACHE_HOME"] = cache
         parts = {
-            "reading": reading,
-            "Inception": timed(
-                lambda: [features_of(filled, meter.inception) for filled, _ in pairs]
-            )[1],
-            "LPIPS": timed(lambda: [lpips_distances(f, b.images, meter.network) for f, b in pairs])[
-                1
-            ],
-            "PSNR, SSIM, border, known pixels": timed(
-                lambda: [
-                    pixel_figures(*one)
-                    for filled, batch in pairs
-                    for one in zip(filled, batch.images, batch.holes, strict=True)
-                ]
-            )[1],
+            "reading": seconds(lambda: list(examples.batches())),
+            "Inception": seconds(lambda: [features_of(f, meter.inception) for f, _ in pairs]),
+            "LPIPS": seconds(lpips),
+            "PSNR, SSIM, border, known pixels": seconds(pixels),
+            "features of the truth, the first time": seconds(truth),
+            "features of the truth, from the cache": seconds(truth),
         }
-        measured, parts["all figures of the images together"] = timed(scores)
-        _, parts["features of the truth, the first time"] = timed(truth)
-        known, parts["features of the truth, from the cache"] = timed(truth)
-        shares = hole_shares(examples)
-        scored = joined(measured)
-        _, parts["FID, KID, means, intervals"] = timed(
-            lambda: summarise([scored], known, shares, meter)
-        )
+        scores = joined([meter.score(filled, batch) for filled, batch in pairs])
+        known = truth()
+        parts["FID, KID, means, intervals"] = seconds(lambda: summarise([scores], known, meter))
 
     table = Table(
         f"{len(examples)} images, {torch.get_num_threads()} threads", "seconds", "images/s"
     )
-    for name, seconds in parts.items():
-        table.add_row(name, f"{seconds:.1f}", f"{len(examples) / seconds:.0f}")
+    for name, took in parts.items():
+        table.add_row(name, f"{took:.1f}", f"{len(examples) / took:.0f}")
     Console().print(table)
 
 

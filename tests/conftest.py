@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from maskweave.evaluation.evaluate import Meter
+from maskweave.evaluation.inception import PUBLISHED, Inception
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
@@ -55,3 +57,31 @@ def shared() -> Path:
     if not Path(here).is_dir():
         pytest.skip(f"no shared data at {here}; MASKWEAVE_SHARED names another folder")
     return Path(here)
+
+
+@pytest.fixture(scope="session")
+def torch_home(shared: Path) -> Path:
+    if not (shared / "torch_home" / "hub" / "checkpoints" / PUBLISHED).exists():
+        pytest.skip(f"no Inception weights in {shared / 'torch_home'}")
+    return shared / "torch_home"
+
+
+@pytest.fixture
+def weights(torch_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Inception's weights, where torch looks for those of all networks."""
+    monkeypatch.setenv("TORCH_HOME", str(torch_home))
+    return torch_home / "hub" / "checkpoints" / PUBLISHED
+
+
+@pytest.fixture(scope="session")
+def meter(torch_home: Path) -> Meter:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_HOME", str(torch_home))
+        return Meter(Inception(64, "torch-fidelity"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep features of the truth out of the user's own cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"

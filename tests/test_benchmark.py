@@ -15,15 +15,23 @@ from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner, Result
 
 from maskweave.cli.main import app
+from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation import benchmark as benchmark_module
 from maskweave.evaluation import examples as examples_module
 from maskweave.evaluation import sweep
-from maskweave.evaluation.baselines import Fill, biharmonic, grey, navier_stokes, telea
+from maskweave.evaluation.baselines import (
+    Fill,
+    biharmonic,
+    grey,
+    navier_stokes,
+    reconstruction,
+    telea,
+)
 from maskweave.evaluation.benchmark import Benchmark, Results
 from maskweave.evaluation.evaluate import Meter, truth_features
 from maskweave.evaluation.examples import Examples, read_examples
-from maskweave.evaluation.inception import PUBLISHED, Inception, frechet_distance
+from maskweave.evaluation.inception import Inception, frechet_distance
 from maskweave.evaluation.sweep import SWEPT, Grid, Trajectory, best_of, slug, trajectory
 from maskweave.images import read_image, read_mask
 from maskweave.maskgit import DecodeSettings
@@ -36,17 +44,9 @@ SIDE = 32
 
 
 @pytest.fixture(autouse=True)
-def homes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep out of the user's cache; read five examples in three batches."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read five examples in three batches."""
     monkeypatch.setattr(examples_module, "BATCH", 2)
-
-
-@pytest.fixture(scope="session")
-def torch_home(shared: Path) -> Path:
-    if not (shared / "torch_home" / "hub" / "checkpoints" / PUBLISHED).exists():
-        pytest.skip(f"no Inception weights in {shared / 'torch_home'}")
-    return shared / "torch_home"
 
 
 @pytest.fixture(scope="module")
@@ -507,6 +507,16 @@ def test_baselines_keep_known_pixels_and_do_not_read_under_the_hole(
         assert np.array_equal(image[~hole], true[~hole])
         assert np.array_equal(image, unread)
         assert np.array_equal(true, old)  # the input itself is left alone
+
+
+def test_the_tokenizer_paints_the_true_tokens(model: InpaintPipeline, examples: Examples) -> None:
+    batch = examples.read(examples.stems)
+    truth = to_unit_range(torch.from_numpy(np.stack(batch.images)).permute(0, 3, 1, 2))
+    hole = torch.from_numpy(np.stack(batch.holes))
+    tokens = model.tokenizer.encode(truth)
+    expected = model.tokenizer.decode(tokens, truth, hole).detach().permute(0, 2, 3, 1).numpy()
+    painted = np.stack(reconstruction(model.tokenizer)(batch.images, batch.holes))
+    np.testing.assert_allclose(painted / 127.5 - 1, expected, atol=0.51 / 127.5)
 
 
 def test_logs_of_the_same_name_are_refused(tmp_path: Path) -> None:

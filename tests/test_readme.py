@@ -12,7 +12,9 @@ from typer.testing import CliRunner
 from maskweave.cli.main import app
 from maskweave.images import read_image
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+EVALUATION = (ROOT / "docs" / "evaluation.md").read_text()
 MEASURING = ("evaluate", "benchmark")
 # One step on two images, without LPIPS, shows that a command of training is right. Accelerate
 # allows one precision in a process, and other tests train in full precision.
@@ -25,8 +27,8 @@ SHORTENED = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture
@@ -65,14 +67,22 @@ def test_commands(work: Path) -> None:
     assert len(list((work / "filled").iterdir())) == 2 * 3
 
 
-def test_measuring_commands(work: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(shared / "torch_home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(work / "cache"))
+@pytest.mark.usefixtures("weights")
+def test_measuring_commands(work: Path) -> None:
     selected = [c for c in commands() if c[0] in MEASURING or c[-2:] == ["--output", "fills"]]
     assert [command[0] for command in selected] == ["inpaint", "evaluate", "benchmark"]
     for command in selected:
         run(command)
     assert (work / "benchmark" / "report" / "index.html").exists()
+
+
+@pytest.mark.usefixtures("weights")
+def test_python_of_the_page_on_evaluation(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawing, measuring = blocks("python", EVALUATION)
+    exec(compile(drawing, "evaluation.md", "exec"), {})
+    run(["inpaint", "photos", "--mask", "masks", "--output", "fills", "--overwrite"])
+    exec(compile(measuring, "evaluation.md", "exec"), {})
+    assert "fid " in capsys.readouterr().out
 
 
 def test_python(work: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -41,14 +42,11 @@ def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None
     dtype : torch.dtype, optional
         Store floating-point weights as this type, for instance ``torch.float16``.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     weights = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous()
         for name, value in module.state_dict().items()
     }
-    unfinished = directory / "model.safetensors.unfinished"
-    unfinished.write_bytes(save(weights))
-    unfinished.replace(directory / "model.safetensors")
+    write_whole(directory / "model.safetensors", save(weights))
     config = dataclasses.asdict(module.config)  # type: ignore[call-overload]
     write_json(directory / "config.json", config)
 
@@ -142,9 +140,26 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
     """Write a JSON object; the file appears under its name only when whole."""
-    unfinished = file.with_name(file.name + ".unfinished")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(file)
+    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when whole; make its folder if missing.
+
+    Raises
+    ------
+    MaskweaveError
+        If it cannot be written.
+    """
+    unfinished = file.with_name(f".{file.name}.unfinished")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise MaskweaveError(f"cannot write {file}: {error.strerror}") from error
 
 
 def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:

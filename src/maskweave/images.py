@@ -26,6 +26,9 @@ from maskweave.errors import MaskweaveError
 LARGEST_IMAGE = 100_000_000
 """Pixels beyond which a file is taken for a decompression bomb."""
 
+GREY = 128
+"""Covers a hole in pictures."""
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 """Files that count as images in a folder."""
 
@@ -130,6 +133,11 @@ def write_image(pixels: np.ndarray, file: Path, profile: bytes | None = None) ->
             unfinished.unlink()
         reason = getattr(error, "strerror", None) or error
         raise MaskweaveError(f"cannot write {file}: {reason}") from error
+
+
+def covered(pixels: Pixels, hole: Hole) -> Pixels:
+    """Return an image with its hole painted mid-grey."""
+    return np.where(hole[:, :, None], np.uint8(GREY), pixels)
 
 
 def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:

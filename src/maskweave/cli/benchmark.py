@@ -58,7 +58,7 @@ def benchmark(
     from maskweave.checkpoint import write_json
     from maskweave.evaluation.benchmark import Benchmark
     from maskweave.evaluation.examples import read_examples
-    from maskweave.evaluation.figures import read_scalars
+    from maskweave.evaluation.pictures import read_scalars
     from maskweave.evaluation.sections import write_benchmark_report
     from maskweave.evaluation.sweep import Grid
     from maskweave.evaluation.tables import methods_table
@@ -79,7 +79,7 @@ def benchmark(
     )
     grid.settings(pipeline.defaults)  # refuses what is out of range before any work
     meter = load_meter(features, resize, inception, lpips, device)
-    name = Path(model).name
+    name = Path(model).resolve().name
     benchmark = Benchmark(pipeline, examples, meter, output)
     results = benchmark.run(name, grid, real)
     write_json(output / "results.json", results.as_json())

@@ -8,15 +8,13 @@ import typer
 from maskweave.cli.options import Overwrite, Seed, load_pipeline
 
 if TYPE_CHECKING:
-    from maskweave.images import Hole, Pixels
+    from maskweave.images import Pixels
 
 FACE = (75, 0, 375, 300)
 """Where the cat's face is in ``skimage.data.chelsea``: left, upper, right, lower."""
 
 TILE = 160
 """Side of a picture on the sheet, in pixels."""
-
-GREY = 128
 
 
 def demo(
@@ -31,7 +29,7 @@ def demo(
     from skimage.data import chelsea
 
     from maskweave.holes import draw_hole
-    from maskweave.images import refuse_existing, write_image
+    from maskweave.images import covered, refuse_existing, write_image
 
     pipeline = load_pipeline("cats64", "cpu", "float32")
     size = pipeline.tokenizer.config.image_size
@@ -46,9 +44,9 @@ def demo(
     generator = torch.Generator().manual_seed(seed)
     filled = pipeline(face, hole, generator=generator, output_type="np", output_steps=True)
     [states] = filled.steps or []
-    first = [face, _cover(face, hole), *filled.images]
+    first = [face, covered(face, hole), *filled.images]
     painted = [state.image for state in states]
-    decided = [_cover(state.image, state.masked) for state in states]
+    decided = [covered(state.image, state.masked) for state in states]
 
     sheet = _sheet(
         [
@@ -60,12 +58,6 @@ def demo(
     for file, picture in zip(files, [*first, *painted, sheet], strict=True):
         write_image(picture, file)
         typer.echo(file)
-
-
-def _cover(picture: "Pixels", mask: "Hole") -> "Pixels":
-    import numpy as np
-
-    return np.where(mask[:, :, None], np.uint8(GREY), picture)
 
 
 def _sheet(rows: "list[dict[str, Pixels]]") -> "Pixels":

@@ -42,12 +42,7 @@ def evaluate(
 
     Results, true images and masks pair by their names without suffix.
     """
-    from maskweave.evaluation.evaluate import (
-        hole_shares,
-        score_folder,
-        summarise,
-        truth_features,
-    )
+    from maskweave.evaluation.evaluate import score_folder, summarise, truth_features
     from maskweave.evaluation.examples import read_examples
     from maskweave.evaluation.tables import evaluation_table, share_table
     from maskweave.progress import progress
@@ -57,7 +52,7 @@ def evaluate(
     with progress(2 * len(examples)) as advance:
         scores = score_folder(results, examples, meter, advance)
         known = truth_features(examples, meter, advance)
-    evaluation = summarise([scores], known, hole_shares(examples), meter)
+    evaluation = summarise([scores], known, meter)
     if json_:
         typer.echo(json.dumps(evaluation.as_json(), indent=2))
     else:

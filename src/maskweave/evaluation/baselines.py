@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from skimage.restoration import inpaint_biharmonic
 
-from maskweave.images import Hole, Pixels
+from maskweave.data.augment import to_unit_range
+from maskweave.images import Hole, Pixels, covered
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN
@@ -23,10 +24,7 @@ RADIUS = 3
 
 def grey(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
     """Fill with mid-grey: the floor of every figure."""
-    return [
-        pasted(np.full_like(image, 128), image, hole)
-        for image, hole in zip(images, holes, strict=True)
-    ]
+    return [covered(image, hole) for image, hole in zip(images, holes, strict=True)]
 
 
 def telea(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
@@ -47,7 +45,7 @@ def biharmonic(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
 
     def fill(image: Pixels, hole: Hole) -> Pixels:
         if hole.all():
-            return np.full_like(image, 128)
+            return covered(image, hole)
         filled = inpaint_biharmonic(image, hole, channel_axis=-1)
         return (filled * 255).round().clip(0, 255).astype(np.uint8)
 
@@ -60,7 +58,7 @@ def reconstruction(tokenizer: VQGAN) -> Fill:
     @torch.inference_mode()
     def fill(images: Sequence[Pixels], holes: Sequence[Hole]) -> Sequence[Pixels]:
         device = tokenizer.codebook.weight.device
-        truth = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device) / 127.5 - 1
+        truth = to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
         hole = torch.from_numpy(np.stack(holes)).to(device)
         painted = tokenizer.decode(tokenizer.encode(truth), truth, hole)
         levels = ((painted + 1) * 127.5).round().byte()

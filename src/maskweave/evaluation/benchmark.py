@@ -29,13 +29,12 @@ from maskweave.evaluation.baselines import (
 from maskweave.evaluation.evaluate import (
     Evaluation,
     Meter,
-    hole_shares,
     score_folder,
     set_figures,
     summarise,
     truth_features,
 )
-from maskweave.evaluation.examples import BATCH, Batch, Examples, read_rgb
+from maskweave.evaluation.examples import BATCH, Batch, Examples, read_rgb, spread
 from maskweave.evaluation.inception import features_of, user_cache
 from maskweave.evaluation.sweep import Grid, Trajectory, best_of, slug, trajectory
 from maskweave.images import list_images, write_image
@@ -43,11 +42,13 @@ from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import Advance, progress
 
+BIHARMONIC = "scikit-image biharmonic"
+
 BASELINES = {
     "grey": grey,
     "OpenCV Telea": telea,
     "OpenCV Navier-Stokes": navier_stokes,
-    "scikit-image biharmonic": biharmonic,
+    BIHARMONIC: biharmonic,
 }
 
 
@@ -144,18 +145,19 @@ class Benchmark:
         ``real`` is a folder of other real images. Progress bars show what is left.
         """
         examples, seeds = self.examples, grid.seeds
-        others = _spread(real, len(examples)) if real else []
+        others = spread(list_images(real), len(examples)) if real else []
+        if len(others) == 1:
+            raise MaskweaveError(f"{real}: other real images must be at least 2")
         with progress(len(examples) + len(others)) as advance:
             self.truth = truth_features(examples, self.meter, advance)
-            self.shares = hole_shares(examples)
             rows = [self._real(others, advance)] if others else []
         default = self._model(f"{name}, default settings", self.pipeline.defaults, seeds)
         rows += self._rows([*self._baselines(), default])
-        default_row = rows[-2]  # before that of what it paints outside the hole
+        default_row = next(row for row in rows if row.name == default.name)
 
         some = examples.subset(grid.images)
-        known = dict(zip(sorted(examples.truth), self.truth, strict=True))
-        truth = np.stack([known[stem] for stem in sorted(some.truth)])
+        known = dict(zip(examples.stems, self.truth, strict=True))
+        truth = np.stack([known[stem] for stem in some.stems])
         swept = grid.settings(self.pipeline.defaults)
         with progress(sum(len(some) * seeds * each.steps for each in swept)) as advance:
             trajectories = [
@@ -223,17 +225,8 @@ class Benchmark:
             score_folder(folder, self.examples, self.meter, advance, self.cache)
             for folder in folders
         ]
-        evaluation = summarise(runs, self.truth, self.shares, self.meter)
+        evaluation = summarise(runs, self.truth, self.meter)
         return Row(name, folders, evaluation, np.mean([run.figures["lpips"] for run in runs], 0))
-
-
-def _spread(directory: Path, most: int) -> list[Path]:
-    """Return images of a folder, spread evenly over all of them."""
-    files = list_images(directory)
-    n = min(len(files), most)
-    if n < 2:
-        raise MaskweaveError(f"{directory}: other real images must be at least 2")
-    return [files[index * len(files) // n] for index in range(n)]
 
 
 def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:
@@ -248,7 +241,7 @@ def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:
 
 def _examples_hash(examples: Examples) -> str:
     digest = hashlib.sha256(str(examples.invert_mask).encode())
-    for stem in sorted(examples.truth):
+    for stem in examples.stems:
         for file in (examples.truth[stem], examples.masks[stem]):
             digest.update(stem.encode() + file.read_bytes())
     return digest.hexdigest()

@@ -45,6 +45,8 @@ class Scores(NamedTuple):
     """By name: ``lpips`` and those of ``metrics.SOURCES``; NaN where undefined."""
     features: Float[np.ndarray, "images features"]
     """Inception features of the results."""
+    hole_shares: Float[np.ndarray, "images"]
+    """Share of each image that is hole."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class Meter:
             rows.append(pixel_figures(*one))
         figures = {"lpips": lpips_distances(results, batch.images, self.network)}
         figures |= {name: np.array([row[name] for row in rows]) for name in SOURCES}
-        return Scores(figures, features_of(results, self.inception, cache))
+        shares = np.array([hole.mean() for hole in batch.holes])
+        return Scores(figures, features_of(results, self.inception, cache), shares)
 
 
 def score_folder(
@@ -179,7 +182,11 @@ def joined(parts: Sequence[Scores]) -> Scores:
     figures = {
         name: np.concatenate([part.figures[name] for part in parts]) for name in parts[0].figures
     }
-    return Scores(figures, np.concatenate([part.features for part in parts]))
+    return Scores(
+        figures,
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.hole_shares for part in parts]),
+    )
 
 
 def truth_features(
@@ -193,15 +200,9 @@ def truth_features(
     return np.concatenate(parts)
 
 
-def hole_shares(examples: Examples) -> Float[np.ndarray, "images"]:
-    """Return the share of each image that is hole."""
-    return np.array([hole.mean() for batch in examples.batches() for hole in batch.holes])
-
-
 def summarise(
     runs: Sequence[Scores],
     truth: Float[np.ndarray, "images features"],
-    shares: Float[np.ndarray, "images"],
     meter: Meter,
 ) -> Evaluation:
     """Sum up the scores of the same images, filled once or with several seeds.
@@ -226,7 +227,7 @@ def summarise(
     if figures[GREATEST].n:
         greatest = float(np.nanmax([run.figures[GREATEST] for run in runs]))
         figures[GREATEST] = replace(figures[GREATEST], value=greatest, spread=None)
-    return Evaluation(n, figures, _buckets(means, shares))
+    return Evaluation(n, figures, _buckets(means, runs[0].hole_shares))
 
 
 def set_figures(

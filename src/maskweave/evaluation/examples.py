@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import check_example
 from maskweave.images import Hole, Pixels, list_images, read_image, read_mask
+
+Item = TypeVar("Item")
 
 BATCH = 32
 """Images that are read and scored at once."""
@@ -34,6 +36,11 @@ class Examples:
         """Return their number."""
         return len(self.truth)
 
+    @property
+    def stems(self) -> list[str]:
+        """Their names, in the order of all figures."""
+        return sorted(self.truth)
+
     def read(self, stems: Sequence[str]) -> Batch:
         """Read some of the examples.
 
@@ -50,16 +57,19 @@ class Examples:
 
     def batches(self) -> Iterator[Batch]:
         """Read ``BATCH`` examples at a time, in the order of their stems."""
-        stems = sorted(self.truth)
-        for start in range(0, len(stems), BATCH):
-            yield self.read(stems[start : start + BATCH])
+        for start in range(0, len(self), BATCH):
+            yield self.read(self.stems[start : start + BATCH])
 
     def subset(self, number: int) -> "Examples":
         """Return so many examples, spread evenly over all."""
-        stems = sorted(self.truth)
-        number = min(number, len(stems))
-        chosen = [stems[index * len(stems) // number] for index in range(number)]
+        chosen = spread(self.stems, number)
         return Examples({name: self.truth[name] for name in chosen}, self.masks, self.invert_mask)
+
+
+def spread(items: Sequence[Item], number: int) -> list[Item]:
+    """Return so many items, or all if there are fewer, spread evenly over all."""
+    number = min(number, len(items))
+    return [items[index * len(items) // number] for index in range(number)]
 
 
 def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Examples:

@@ -28,6 +28,7 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
+from maskweave.checkpoint import write_whole
 from maskweave.errors import MaskweaveError
 from maskweave.images import Pixels
 
@@ -205,11 +206,8 @@ def read_cached(file: Path) -> dict[str, Tensor] | None:
 
 
 def write_cached(file: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors; the file appears under its name only when whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    unfinished.write_bytes(save(tensors))
-    unfinished.replace(file)
+    """Write tensors for ``read_cached``."""
+    write_whole(file, save(tensors))
 
 
 def _published() -> Path:

@@ -12,11 +12,12 @@ from jaxtyping import Float
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
+from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Pixels
 
 EXACT = 100.0
-"""PSNR of equal pixels, in dB, which would be infinite: no image of 8 bits comes near it."""
+"""Greatest PSNR, in dB: that of equal pixels would be infinite."""
 
 BAND = 4
 """Half-width of the band along the border of the hole, in pixels."""
@@ -72,10 +73,10 @@ def pixel_figures(result: Pixels, truth: Pixels, hole: Hole) -> dict[str, float]
 
 
 def psnr(result: np.ndarray, truth: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of 8-bit values, in dB, ``EXACT`` if they are equal."""
+    """Return the peak signal-to-noise ratio of 8-bit values, in dB, at most ``EXACT``."""
     if np.array_equal(result, truth):
         return EXACT
-    return float(peak_signal_noise_ratio(truth, result, data_range=255))
+    return min(EXACT, float(peak_signal_noise_ratio(truth, result, data_range=255)))
 
 
 def boundary(hole: Hole) -> Hole:
@@ -97,7 +98,7 @@ def lpips_distances(
     pairs = zip(results, truth, strict=True)
     for _, group in groupby(pairs, key=lambda pair: pair[0].shape):
         one, other = (
-            torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device) / 127.5 - 1
+            to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
             for images in zip(*group, strict=True)
         )
         net: Any = network.net

@@ -4,7 +4,6 @@ import base64
 import io
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,8 +11,9 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
+from maskweave.checkpoint import write_whole
 from maskweave.errors import MaskweaveError
-from maskweave.evaluation.figures import DPI
+from maskweave.evaluation.pictures import DPI
 from maskweave.evaluation.tables import Table
 
 CSS = """
@@ -46,10 +46,10 @@ class Section:
     """Plain text."""
     text: str
     """Plain text; blank lines separate paragraphs."""
-    figures: tuple[tuple[str, Figure], ...] = ()
+    pictures: tuple[tuple[str, Figure], ...] = ()
     """Each with its name, which becomes the stem of its file."""
     table: Table | None = None
-    """Stands between text and figures."""
+    """Stands between text and pictures."""
 
 
 def write_report(directory: Path, title: str, sections: Sequence[Section]) -> None:
@@ -72,34 +72,22 @@ def write_report(directory: Path, title: str, sections: Sequence[Section]) -> No
     MaskweaveError
         If the name of a figure is used twice or is no file name, or a file cannot be written.
     """
-    figures = [pair for section in sections for pair in section.figures]
+    figures = [pair for section in sections for pair in section.pictures]
     names = [name for name, _ in figures]
     for name in names:
         if names.count(name) > 1 or not name or re.search(r"[/\\\0]", name):
             raise MaskweaveError(f"figures need file names, each its own, not {name!r}")
     pictures = {name: _png(figure) for name, figure in figures}
     for name, picture in pictures.items():
-        _write(directory / f"{name}.png", picture)
-    _write(directory / "report.md", _markdown(title, sections).encode())
-    _write(directory / "index.html", _html(title, sections, pictures).encode())
+        write_whole(directory / f"{name}.png", picture)
+    write_whole(directory / "report.md", _markdown(title, sections).encode())
+    write_whole(directory / "index.html", _html(title, sections, pictures).encode())
 
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _write(file: Path, content: bytes) -> None:
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise MaskweaveError(f"cannot write {file}: {error.strerror}") from error
 
 
 def _paragraphs(text: str) -> list[str]:
@@ -133,7 +121,7 @@ def _html_section(number: int, section: Section, pictures: dict[str, bytes]) -> 
         head = f"<thead>{_html_row('th', section.table.head)}</thead>"
         body = "\n".join(["<tbody>", *rows, "</tbody>"])
         parts.append(f'<div class="table"><table>\n{head}\n{body}\n</table></div>')
-    for name, _ in section.figures:
+    for name, _ in section.pictures:
         alt, data = escape(f"{section.title}: {name}"), base64.b64encode(pictures[name]).decode()
         image = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
         parts.append(f"<figure>{image}\n<figcaption>{escape(name)}</figcaption></figure>")
@@ -153,7 +141,7 @@ def _markdown(title: str, sections: Sequence[Section]) -> str:
             head, rows = section.table.head, section.table.rows
             rule = "|".join(["|---", *["---:"] * (len(head) - 1)]) + "|"
             blocks.append("\n".join([_markdown_row(head), rule, *map(_markdown_row, rows)]))
-        for name, _ in section.figures:
+        for name, _ in section.pictures:
             alt = _line(f"{section.title}: {name}")
             blocks.append(f"![{alt}]({quote(name, safe='')}.png)")
     return "\n\n".join(blocks) + "\n"

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Bool, Float
 
 from maskweave.evaluation.baselines import by_model, pasted
-from maskweave.evaluation.benchmark import Benchmark, Results, Row
+from maskweave.evaluation.benchmark import BIHARMONIC, Benchmark, Results, Row
 from maskweave.evaluation.examples import read_rgb
-from maskweave.evaluation.figures import (
+from maskweave.evaluation.pictures import (
     confidence_map,
-    covered,
     curves,
     decoding_panel,
     fills,
@@ -23,19 +22,18 @@ from maskweave.evaluation.figures import (
     sheet,
 )
 from maskweave.evaluation.report import Section, write_report
-from maskweave.evaluation.sweep import Trajectory, slug
+from maskweave.evaluation.sweep import SWEPT, Trajectory, slug
 from maskweave.evaluation.tables import COLUMNS, Table, methods_table, share_table
 from maskweave.holes import token_mask
-from maskweave.images import Hole, Pixels
+from maskweave.images import Hole, Pixels, covered
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.pipeline import InpaintPipeline
 
-BIHARMONIC = "scikit-image-biharmonic"
 SHOWN = 6
 """Rows of a sheet, and fills of one hole."""
 
 Losses = Mapping[str, Mapping[str, Float[np.ndarray, "points 2"]]]
-"""Training curves, as ``figures.losses`` draws them."""
+"""Training curves, as ``pictures.losses`` draws them."""
 
 
 def write_benchmark_report(
@@ -56,14 +54,14 @@ def write_benchmark_report(
     """
     ours = results.default
     order = np.argsort(ours.lpips, kind="stable")
-    stems = np.array(sorted(benchmark.examples.truth))[order]
+    stems = np.array(benchmark.examples.stems)[order]
     median = str(stems[len(stems) // 2])
     sections = [
         _table_section(benchmark, results.rows),
         _share_section(ours),
         _sweep_section(results.trajectories),
         _panel_section(benchmark, results.trajectories, median),
-        _sheet_section(benchmark, ours, stems),
+        _sheet_section(benchmark, results, stems),
         _fills_section(benchmark, median),
         _confidence_section(benchmark, median),
         _training_section(training),
@@ -112,7 +110,7 @@ def _sweep_section(trajectories: Sequence[Trajectory]) -> Section:
     cells = []
     for each in trajectories:
         t, fid = each.best()
-        others = [each.figures[n][:, t - 1].mean() for n in ("lpips", "psnr_hole", "ssim_hole")]
+        others = [each.figures[name][:, t - 1].mean() for name in SWEPT]
         cells.append(
             (slug(each.settings), str(t), f"{fid:.4g}", *(f"{value:.4g}" for value in others))
         )
@@ -120,22 +118,24 @@ def _sweep_section(trajectories: Sequence[Trajectory]) -> Section:
     FID after the first t of T steps, mean and range of {seeds} seeds, over fewer images than the
     table: its FID is higher for that alone. The table has the best t of each combination.
     """)
-    head = ("settings", "t", "FID", "LPIPS", "PSNR in hole", "SSIM in hole")
+    head = ("settings", "t", "FID", *(COLUMNS[name] for name in SWEPT))
     return Section("FID against t", text, tuple(pictures), Table(head, tuple(cells)))
 
 
 def _panel_section(benchmark: Benchmark, trajectories: Sequence[Trajectory], stem: str) -> Section:
     """Draw the decoding of one image, for each schedule with its first settings in the sweep."""
     image, hole = _example(benchmark, stem)
-    by_schedule = {each.settings.schedule: each.settings for each in reversed(trajectories)}
+    by_schedule: dict[str, DecodeSettings] = {}
+    for each in trajectories:
+        by_schedule.setdefault(each.settings.schedule, each.settings)
     panels = []
-    for schedule, settings in reversed(by_schedule.items()):
+    for schedule, settings in by_schedule.items():
         steps, pictures = _decoded(benchmark.pipeline, image, hole, settings)
         grids = [step.masked for step in steps]
         grids += [grids[-1]] * (len(pictures) - len(grids))  # decoding ends when nothing is masked
         pairs = list(zip(pictures, map(_grid, grids), strict=True))
-        title = f"{schedule}: {slug(settings)}"
-        panel = decoding_panel(image, hole, _tokens(benchmark.pipeline, hole), pairs, title)
+        masked = _tokens(benchmark.pipeline, hole)
+        panel = decoding_panel(image, hole, masked, pairs, slug(settings))
         panels.append((f"decoding-{schedule}", panel))
     text = _prose(f"""
     {stem}, seed 0. Above, the tokens: known, kept so far, and masked for the next step. Below, the
@@ -144,8 +144,10 @@ def _panel_section(benchmark: Benchmark, trajectories: Sequence[Trajectory], ste
     return Section("Iterative decoding", text, tuple(panels))
 
 
-def _sheet_section(benchmark: Benchmark, row: Row, stems: np.ndarray) -> Section:
+def _sheet_section(benchmark: Benchmark, results: Results, stems: np.ndarray) -> Section:
     """Draw random, median and worst cases; ``stems`` are sorted by rising LPIPS."""
+    row = results.default
+    classical = next(one for one in results.rows if one.name == BIHARMONIC)
     lpips = dict(zip(stems, np.sort(row.lpips), strict=True))
     middle = max(0, len(stems) // 2 - SHOWN // 2)
     chosen = {
@@ -161,7 +163,7 @@ def _sheet_section(benchmark: Benchmark, row: Row, stems: np.ndarray) -> Section
                 "hole": covered(image, hole),
                 "result": read_rgb(row.folders[0] / f"{stem}.png"),
                 "truth": image,
-                "biharmonic": read_rgb(benchmark.directory / "fills" / BIHARMONIC / f"{stem}.png"),
+                "biharmonic": read_rgb(classical.folders[0] / f"{stem}.png"),
             }
             for stem, image, hole in zip(*batch, strict=True)
         ]

@@ -12,12 +12,10 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from maskweave.errors import MaskweaveError
-from maskweave.evaluation.figures import (
+from maskweave.evaluation.pictures import (
     DPI,
-    GREY,
     TOKENS,
     confidence_map,
-    covered,
     curves,
     decoding_panel,
     fills,
@@ -25,6 +23,7 @@ from maskweave.evaluation.figures import (
     read_scalars,
     sheet,
 )
+from maskweave.images import GREY, covered
 
 
 def picture(rng: np.random.Generator, height: int = 64, width: int = 64) -> np.ndarray:

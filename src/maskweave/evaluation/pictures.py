@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from maskweave.errors import MaskweaveError
-from maskweave.images import Hole, Pixels
+from maskweave.images import Hole, Pixels, covered
 
 DPI = 110
 """Dots per inch at which the figures are meant to be saved."""
@@ -36,19 +36,11 @@ TEXT = 8.5
 COLUMNS = 8
 """Small pictures side by side."""
 
-GREY = 128
-"""Covers a hole."""
-
 TOKENS = {"known": 1.0, "kept": 0.72, "masked": 0.15}
 """Lightness of the kinds of tokens."""
 
 LINES = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"), ((0, (6, 1)), "v"), ((0, (2, 1)), "P"))
 """Line styles and markers."""
-
-
-def covered(image: Pixels, hole: Hole) -> Pixels:
-    """Return an image with its hole painted grey."""
-    return np.where(hole[:, :, None], np.uint8(GREY), image)
 
 
 def decoding_panel(
