@@ -16,9 +16,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.baselines import pasted
 from maskweave.evaluation.benchmark import BASELINES
-from maskweave.evaluation.evaluate import (
-    Meter,
-)
+from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.examples import Batch
 from maskweave.evaluation.inception import (
     Inception,
