@@ -222,7 +222,8 @@ def decode(
         if not masked.any():
             break
         noise = _noise(generators, tokens)  # (2, B, N), uniform in (0, 1)
-        logits = logits_fn(tokens, masked).float()  # (M, K)
+        # Some transformers score the mask token too, behind the codes.
+        logits = logits_fn(tokens, masked)[:, :mask_token].float()  # (M, K)
         if not logits.isfinite().all():
             raise MaskweaveError("the transformer's logits are not finite: its weights are broken")
         chosen = _sample(logits, noise[0][masked], token_temperature, top_k)  # (M,)

@@ -1,5 +1,6 @@
 """The bidirectional transformer that predicts masked tokens."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,12 +29,19 @@ class TransformerConfig:
     """Hidden width of the feed-forward part."""
     pre_norm: bool = False
     """Normalise before each part of a block instead of after its residual sum."""
+    modern: bool = False
+    """The block of later models: pre-norm with RMSNorm (Zhang and Sennrich 2019), SwiGLU (Shazeer
+    2020), 2-D rotary positions (Su et al. 2021) and normalised queries and keys (Dehghani et al.
+    2023, ViT-22B). ``length`` is then a square and a head's width a multiple of 4."""
     dropout: float = 0.0
     """Dropout on embeddings and on what each part of a block adds."""
     attention_dropout: float = 0.1
     """Dropout on attention weights, after the softmax."""
     tied_output: bool = True
     """Predict with the token embedding itself instead of a matrix of its own."""
+    mask_logit: bool = False
+    """Score the mask token beside the codes, as the reference experiment does; decoding passes over
+    it."""
     patch: int = 0
     """Side of a token's patch in pixels: the known pixels of each patch are then added to its
     token's embedding, as a patch partly in the hole has no token. 0 sees tokens alone, as in the
@@ -48,6 +56,12 @@ class TransformerConfig:
             raise MaskweaveError(f"patch must be from 0 to 256, got {self.patch}")
         if self.dim % self.heads:
             raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
+        if self.modern and (
+            self.dim // self.heads % 4 or math.isqrt(self.length) ** 2 != self.length
+        ):
+            raise MaskweaveError(
+                f"2-D rotary positions need heads of a multiple of 4 and a square of tokens: {self}"
+            )
         if not (0 <= self.dropout < 1 and 0 <= self.attention_dropout < 1):
             raise MaskweaveError("dropouts must be in [0, 1)")
 
@@ -60,7 +74,7 @@ class TransformerConfig:
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, modern: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
@@ -68,39 +82,97 @@ class Attention(nn.Module):
         self.key = nn.Linear(dim, dim)  # W^K
         self.value = nn.Linear(dim, dim)  # W^V
         self.output = nn.Linear(dim, dim)  # W^O
+        if modern:
+            self.query_norm = nn.RMSNorm(dim // heads)
+            self.key_norm = nn.RMSNorm(dim // heads)
 
-    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        rotation: Float[Tensor, "2 length half"] | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
         """Return softmax(Q K^T / sqrt(d)) V, head by head, mixed by W^O."""
         query, key, value = (
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
             for linear in (self.query, self.key, self.value)
         )
+        if rotation is not None:
+            query = rotate(self.query_norm(query), rotation).to(value.dtype)
+            key = rotate(self.key_norm(key), rotation).to(value.dtype)
         mixed = F.scaled_dot_product_attention(
             query, key, value, dropout_p=self.dropout if self.training else 0.0
         )
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, N, dim)
 
 
-class Block(nn.Module):
-    """Attention and a feed-forward part, each with a residual sum and a layer norm."""
+# Su et al. 2021, section 3.2.2, with half of the pairs for rows and half for columns
+def rotation_2d(side: int, width: int) -> Float[Tensor, "2 length half"]:
+    """Return cosine and sine of the angles by which each pair of a head's numbers is turned.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    ``side`` is that of the token grid; ``width`` is a head's, a multiple of 4.
+    """
+    frequencies = 100.0 ** -(torch.arange(width // 4) / (width // 4))  # a grid is short
+    angles = torch.arange(side)[:, None] * frequencies  # (side, d / 4)
+    rows = angles.repeat_interleave(side, dim=0)
+    columns = angles.repeat(side, 1)
+    turned = torch.cat([rows, columns], dim=1)  # (N, d / 2)
+    return torch.stack([turned.cos(), turned.sin()])
+
+
+def rotate(
+    x: Float[Tensor, "batch heads length width"], rotation: Float[Tensor, "2 length half"]
+) -> Float[Tensor, "batch heads length width"]:
+    """Turn the pairs (x_i, x_{i + d/2}): products of turned vectors see relative positions only."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
+
+
+class SwiGLU(nn.Module):
+    """The feed-forward part W_3 (silu(W_1 x) * W_2 x) (Shazeer 2020, eq. 6)."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.pre_norm = config.pre_norm
-        self.attention = Attention(config.dim, config.heads, config.attention_dropout)
-        self.attention_norm = nn.LayerNorm(config.dim, eps=1e-12)
-        self.mlp = nn.Sequential(
-            nn.Linear(config.dim, config.mlp_dim), nn.GELU(), nn.Linear(config.mlp_dim, config.dim)
-        )
-        self.mlp_norm = nn.LayerNorm(config.dim, eps=1e-12)
-        self.dropout = nn.Dropout(config.dropout)
+        self.gate = nn.Linear(dim, hidden)
+        self.value = nn.Linear(dim, hidden)
+        self.output = nn.Linear(hidden, dim)
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
         """Map (batch, length, dim) to the same shape."""
+        return self.output(F.silu(self.gate(x)) * self.value(x))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward part, each with a residual sum and a norm."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.pre_norm = config.pre_norm or config.modern
+        self.attention = Attention(
+            config.dim, config.heads, config.attention_dropout, config.modern
+        )
+        self.attention_norm = _norm(config)
+        if config.modern:
+            self.mlp = SwiGLU(config.dim, config.mlp_dim)
+        else:
+            self.mlp = nn.Sequential(
+                nn.Linear(config.dim, config.mlp_dim),
+                nn.GELU(),
+                nn.Linear(config.mlp_dim, config.dim),
+            )
+        self.mlp_norm = _norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch length dim"],
+        rotation: Float[Tensor, "2 length half"] | None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Map (batch, length, dim) to the same shape."""
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x)))
+            x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, rotation)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -118,13 +190,15 @@ class BidirectionalTransformer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         # Post-norm blocks end in a norm of their own.
-        self.final_norm = nn.LayerNorm(config.dim, eps=1e-12) if config.pre_norm else nn.Identity()
+        pre_norm = config.pre_norm or config.modern
+        self.final_norm = _norm(config) if pre_norm else nn.Identity()
         self.head = nn.Sequential(
             nn.Linear(config.dim, config.dim), nn.GELU(), nn.LayerNorm(config.dim, eps=1e-12)
         )
+        scored = config.codebook_size + config.mask_logit
         if not config.tied_output:
-            self.output = nn.Linear(config.dim, config.codebook_size, bias=False)
-        self.bias = nn.Parameter(torch.zeros(config.length, config.codebook_size))
+            self.output = nn.Linear(config.dim, scored, bias=False)
+        self.bias = nn.Parameter(torch.zeros(config.length, scored))
         nn.init.normal_(self.position_embedding, std=0.02)
         self.apply(_initialise)
 
@@ -156,18 +230,26 @@ class BidirectionalTransformer(nn.Module):
                 raise MaskweaveError("this transformer needs the known pixels beside the tokens")
             x = x + self.patch_embedding(known)
         x = self.dropout(self.embedding_norm(x))
+        rotation = None
+        if self.config.modern:
+            side, width = math.isqrt(self.config.length), self.config.dim // self.config.heads
+            rotation = rotation_2d(side, width).to(x.device)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, rotation)
         bias = self.bias
         if masked is not None:
             x, bias = x[masked], bias[masked.nonzero()[:, 1]]
         return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
 
     def _codes(self) -> Float[Tensor, "codes dim"]:
-        """Return the rows that the last hidden state is compared with: none for the mask token."""
+        """Return the rows that the last hidden state is compared with."""
         if self.config.tied_output:
-            return self.token_embedding.weight[: self.config.codebook_size]
+            return self.token_embedding.weight[: self.bias.shape[1]]
         return self.output.weight
+
+
+def _norm(config: TransformerConfig) -> nn.Module:
+    return nn.RMSNorm(config.dim) if config.modern else nn.LayerNorm(config.dim, eps=1e-12)
 
 
 def _initialise(module: nn.Module) -> None:
