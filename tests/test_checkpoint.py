@@ -11,14 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from maskweave.checkpoint import (
-    LARGEST_CONFIG,
-    load_tokenizer,
-    load_transformer,
-    resolve,
-    shipped_models,
-)
+from maskweave.checkpoint import load_tokenizer, load_transformer, resolve, shipped_models
 from maskweave.errors import MaskweaveError
+from maskweave.files import LARGEST_CONFIG
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 

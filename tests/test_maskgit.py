@@ -54,8 +54,7 @@ def test_corrupt_within_a_region_never_leaves_it_and_the_ratio_counts_its_tokens
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_corrupt_draws_ratios_whose_mean_is_the_integral_of_the_schedule(name: str) -> None:
     tokens = torch.zeros(4000, 100, dtype=torch.long)
-    generator = torch.Generator().manual_seed(0)
-    masked = corrupt(tokens, MASK, ratio=named(name), generator=generator).masked
+    masked = corrupt(tokens, MASK, ratio=named(name), generators=seeded(*range(4000))).masked
     expected = {"linear": 1 / 2, "cosine": 2 / math.pi, "square": 2 / 3, "arccos": 2 / math.pi}
     # The ceiling adds half a token of a hundred.
     assert masked.float().mean().item() == pytest.approx(expected[name] + 0.005, abs=0.01)
@@ -63,21 +62,20 @@ def test_corrupt_draws_ratios_whose_mean_is_the_integral_of_the_schedule(name: s
 
 def test_corrupt_independently_is_the_reference_experiment_uniform_in_zero_to_a_half() -> None:
     tokens = torch.zeros(4000, 100, dtype=torch.long)
-    generator = torch.Generator().manual_seed(0)
-    masked = corrupt(tokens, MASK, ratio=(0.0, 0.5), generator=generator, independent=True).masked
+    generators = seeded(*range(4000))
+    masked = corrupt(tokens, MASK, ratio=(0.0, 0.5), generators=generators, independent=True).masked
     counts = masked.sum(1).float()
     assert counts.mean().item() == pytest.approx(25, abs=0.7)
     # Variance of a binomial with a ratio uniform in [0, 1/2]: n E[p (1 - p)] + n^2 Var[p].
     assert counts.var().item() == pytest.approx(100 / 6 + 1e4 / 48, rel=0.05)
 
 
-def test_corrupt_repeats_with_its_generator() -> None:
+def test_what_is_masked_of_an_image_depends_on_its_own_generator_alone() -> None:
     tokens = torch.randint(10, (4, 30))
-    first, again, other = (
-        corrupt(tokens, MASK, ratio=cosine, generator=g).masked for g in seeded(1, 1, 2)
-    )
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    first = corrupt(tokens, MASK, ratio=cosine, generators=seeded(1, 2, 3, 4)).masked
+    again = corrupt(tokens[2:3], MASK, ratio=cosine, generators=seeded(3)).masked
+    assert torch.equal(first[2:3], again)
+    assert not torch.equal(first[0], first[1])
 
 
 # --- masked_loss

@@ -6,10 +6,8 @@ the default decode settings and a model card, ``README.md``. Nothing is ever unp
 
 import dataclasses
 import hashlib
-import json
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -19,19 +17,20 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from maskweave.errors import MaskweaveError
+from maskweave.files import read_json, write_json, write_whole
+from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 SHIPPED = Path(__file__).parent / "models"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-LARGEST_CONFIG = 1 << 20
-"""Bytes beyond which a config.json is not read."""
 
 Config = TypeVar("Config")
+Tokenizer = VQGAN | ReferenceVQGAN
 
 
 def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None = None) -> None:
-    """Write a VQGAN or a BidirectionalTransformer; files appear under their names only when whole.
+    """Write a tokenizer or a transformer; files appear under their names only when whole.
 
     Parameters
     ----------
@@ -51,7 +50,7 @@ def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None
     write_json(directory / "config.json", config)
 
 
-def load_tokenizer(directory: Path) -> VQGAN:
+def load_tokenizer(directory: Path) -> Tokenizer:
     """Load a tokenizer component, in float32 and evaluation mode.
 
     Raises
@@ -59,6 +58,8 @@ def load_tokenizer(directory: Path) -> VQGAN:
     MaskweaveError
         If files are missing or broken, or the weights hold NaN or do not fit the config.
     """
+    if read_json(directory / "config.json").get("architecture") == "reference":
+        return _load(ReferenceVQGAN, ReferenceConfig, directory)
     return _load(VQGAN, TokenizerConfig, directory)
 
 
@@ -117,51 +118,6 @@ def weights_hash(*modules: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object of at most 1 MB.
-
-    Raises
-    ------
-    MaskweaveError
-        If the file is missing, too large or no JSON object.
-    """
-    try:
-        if file.stat().st_size > LARGEST_CONFIG:
-            raise MaskweaveError(f"{file} is larger than a config can be")
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MaskweaveError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise MaskweaveError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise MaskweaveError(f"{file} does not hold a JSON object")
-    return content
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Write a JSON object; the file appears under its name only when whole."""
-    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file that appears under its name only when whole; make its folder if missing.
-
-    Raises
-    ------
-    MaskweaveError
-        If it cannot be written.
-    """
-    unfinished = file.with_name(f".{file.name}.unfinished")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_bytes(content)
-        unfinished.replace(file)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise MaskweaveError(f"cannot write {file}: {error.strerror}") from error
-
-
 def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:
     """Make a config dataclass of what a JSON file holds.
 
@@ -179,6 +135,8 @@ def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:
         return kind(**values)
     except MaskweaveError as error:
         raise MaskweaveError(f"{file}: {error}") from error
+    except TypeError as error:  # a field that has no default
+        raise MaskweaveError(f"{file} does not describe {kind.__name__}: {error}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -193,7 +151,7 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint or (hint is float and type(value) is int)
 
 
-Module = TypeVar("Module", VQGAN, BidirectionalTransformer)
+Module = TypeVar("Module", VQGAN, ReferenceVQGAN, BidirectionalTransformer)
 
 
 def _load(kind: Callable[[Config], Module], config: type[Config], directory: Path) -> Module:

@@ -14,12 +14,12 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskweave.errors import MaskweaveError
 
@@ -51,6 +51,10 @@ class Picture(NamedTuple):
     """Alpha below 128; None without an alpha channel."""
     profile: bytes | None
     """ICC colour profile; None without one."""
+    format: str
+    """Pillow's name of the file's format: PNG, JPEG, ..."""
+    mode: str
+    """Pillow's name of the file's mode: RGB, L, P, ..."""
 
 
 def read_image(file: Path) -> Picture:
@@ -61,11 +65,18 @@ def read_image(file: Path) -> Picture:
     MaskweaveError
         If the file is missing or is refused for one of the reasons that the module names.
     """
-    image = _open(file)
+    if not file.is_file():
+        raise MaskweaveError(f"{file} {'is no file' if file.exists() else 'does not exist'}")
+    return decode_image(file, str(file))
+
+
+def decode_image(source: Path | BinaryIO, name: str) -> Picture:
+    """Read a picture from a file or from bytes, as ``read_image`` does; errors call it ``name``."""
+    image, kind = _open(source, name)
     transparent = _transparent(image) if image.has_transparency_data else None
     # The profile of a grey image does not fit the colour image that it becomes.
     profile = None if image.mode in ("1", "L", "LA", "La") else image.info.get("icc_profile")
-    return Picture(np.array(image.convert("RGB")), transparent, profile)
+    return Picture(np.array(image.convert("RGB")), transparent, profile, kind, image.mode)
 
 
 def read_mask(file: Path, invert: bool = False) -> Hole:
@@ -190,20 +201,20 @@ def converted(pixels: Pixels, output_type: str) -> Any:
             return pixels
 
 
-def _open(file: Path) -> Image.Image:
-    if not file.is_file():
-        raise MaskweaveError(f"{file} {'is no file' if file.exists() else 'does not exist'}")
+def _open(source: Path | BinaryIO, name: str) -> tuple[Image.Image, str]:
+    """Return an image and its format, which the image loses when it is turned."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of what is odd in a file, and of large images at a limit of its own.
             warnings.simplefilter("ignore")
-            with Image.open(file, formats=FORMATS) as image:
-                return _checked(image, str(file))
+            with Image.open(source, formats=FORMATS) as image:
+                return _checked(image, name), image.format or ""
     except MaskweaveError:
         raise
     # Pillow's decoders raise whatever they stumble over in a broken file.
     except Exception as error:
-        raise MaskweaveError(f"{file} is not a readable image: {error}") from error
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise MaskweaveError(f"{name} is not a readable image: {reason}") from error
 
 
 def _checked(image: Image.Image, name: str) -> Image.Image:

@@ -89,7 +89,7 @@ def corrupt(
     mask_token: int,
     *,
     ratio: Schedule | tuple[float, float],
-    generator: torch.Generator | None = None,
+    generators: Sequence[torch.Generator] | None = None,
     region: Bool[Tensor, "batch length"] | None = None,
     independent: bool = False,
 ) -> Corrupted:
@@ -104,8 +104,8 @@ def corrupt(
     ratio : Schedule or (float, float)
         Where each image's share comes from: gamma(u) with u uniform in [0, 1), or uniform between
         two bounds.
-    generator : torch.Generator, optional
-        On the CPU.
+    generators : sequence of torch.Generator, optional
+        One for each image, on the CPU: what is masked of an image does not depend on its batch.
     region : Tensor, optional
         Only these tokens may be masked, and the ratio is a share of them: a hole, partly filled,
         which is what the transformer meets while decoding. By default the whole image: scattered
@@ -114,8 +114,11 @@ def corrupt(
         Mask every token on its own with the ratio's probability, as the reference experiment does,
         rather than ceil(ratio n) of the region's n tokens.
     """
-    batch, length = tokens.shape
-    draw = torch.rand(batch, 1 + length, generator=generator).to(tokens.device)
+    draws = [
+        torch.rand(1 + tokens.shape[1], generator=generator)
+        for generator in generators or [None] * len(tokens)
+    ]
+    draw = torch.stack(draws).to(tokens.device)  # (B, 1 + N)
     uniform, scores = draw[:, :1], draw[:, 1:]
     if callable(ratio):
         share = ratio(uniform)  # (B, 1)

@@ -13,21 +13,20 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.checkpoint import (
+    Tokenizer,
     as_config,
     load_tokenizer,
     load_transformer,
-    read_json,
     resolve,
     save_component,
-    write_json,
 )
 from maskweave.crops import Crop, enlarge, enlarge_mask, plan_crops, shrink
 from maskweave.errors import MaskweaveError
+from maskweave.files import read_json, write_json
 from maskweave.holes import known_patches, remark, token_mask
 from maskweave.images import Hole, Pixels, as_hole, as_pixels, check_sizes, converted
 from maskweave.maskgit import DecodeSettings, Step, decode
 from maskweave.schedules import named
-from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.transformer import BidirectionalTransformer
 
 
@@ -78,7 +77,7 @@ class InpaintPipeline:
 
     def __init__(
         self,
-        tokenizer: VQGAN,
+        tokenizer: Tokenizer,
         transformer: BidirectionalTransformer,
         defaults: DecodeSettings | None = None,
     ) -> None:

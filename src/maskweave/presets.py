@@ -15,7 +15,7 @@ TOKENIZERS = {
     "cats64": TokenizerRecipe(
         model=TokenizerConfig(),
         optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99)),
-        run=RunConfig(steps=3000, batch_size=32, sample_every=200, save_every=200),
+        run=RunConfig(steps=3000, batch_size=32, save_every=200),
     ),
 }
 
@@ -29,6 +29,6 @@ TRANSFORMERS = {
         ),
         masking=MaskingConfig(whole=0.2, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
-        run=RunConfig(steps=4500, batch_size=32, sample_every=200, save_every=200),
+        run=RunConfig(steps=4500, batch_size=32, save_every=200),
     ),
 }

@@ -1,5 +1,6 @@
-"""The progress bar of long work, on stderr."""
+"""The progress bar of long work and what is said beside it, on stderr."""
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
@@ -33,19 +34,28 @@ class _Rate(ProgressColumn):
 
 @contextmanager
 def progress(total: int, first: int = 0, shown: bool = True) -> Generator[Advance]:
-    """Show a bar from ``first`` to ``total`` with rate and time left; yield what moves it."""
+    """Show a bar from ``first`` to ``total`` with rate and time left; yield what moves it.
+
+    There is none where stderr is no terminal.
+    """
+    console = Console(stderr=True)
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
+    with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=total, completed=first)
 
         def advance(count: int = 1, text: str = "") -> None:
             bar.update(task, advance=count, description=text)
 
         yield advance
+
+
+def warn(text: str) -> None:
+    """Tell the user what does not stop the work."""
+    print("warning:", text, file=sys.stderr)

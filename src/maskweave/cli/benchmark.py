@@ -55,13 +55,13 @@ def benchmark(
     The table has the model with its default settings and with the best ones of the sweep. The same
     command goes on where it was stopped.
     """
-    from maskweave.checkpoint import write_json
     from maskweave.evaluation.benchmark import Benchmark
     from maskweave.evaluation.examples import read_examples
     from maskweave.evaluation.pictures import read_scalars
     from maskweave.evaluation.sections import write_benchmark_report
     from maskweave.evaluation.sweep import Grid
     from maskweave.evaluation.tables import methods_table
+    from maskweave.files import write_json
 
     examples = read_examples(truth, masks, invert_mask)
     runs = {run.resolve().name: run for run in logs or []}

@@ -8,6 +8,8 @@ from typer.core import TyperGroup
 
 from maskweave import __version__
 from maskweave.cli.benchmark import benchmark
+from maskweave.cli.convert import convert_app
+from maskweave.cli.data import data_app
 from maskweave.cli.demo import demo
 from maskweave.cli.evaluate import evaluate
 from maskweave.cli.holes import holes
@@ -46,6 +48,8 @@ app.command()(models)
 app.command()(evaluate)
 app.command()(benchmark)
 app.add_typer(train_app, name="train")
+app.add_typer(convert_app, name="convert")
+app.add_typer(data_app, name="data")
 
 
 def _version(asked: bool) -> None:

@@ -9,7 +9,8 @@ from maskweave.cli.options import Json
 
 def models(json_: Json = False) -> None:
     """List the models that come with the package."""
-    from maskweave.checkpoint import SHIPPED, read_json, shipped_models
+    from maskweave.checkpoint import SHIPPED, shipped_models
+    from maskweave.files import read_json
 
     rows = []
     for name in shipped_models():

@@ -11,6 +11,7 @@ Data = Annotated[Path, typer.Option(help="Folder of training images, searched re
 Output = Annotated[Path, typer.Option(help="The run's folder; a run in it goes on.")]
 Validation = Annotated[Path | None, typer.Option(help="Folder of images for samples and figures.")]
 Preset = Annotated[str, typer.Option(help="Name of a recipe.")]
+Cache = Annotated[Path | None, typer.Option(help="Where prepared images and tokens are kept.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as in run.steps=1000; repeatable.")
 ]
@@ -23,6 +24,7 @@ def tokenizer(
     validation: Validation = None,
     preset: Preset = "cats64",
     set_: Set = None,
+    cache: Cache = None,
 ) -> None:
     """Stage 1: train the tokenizer."""
     from maskweave.presets import TOKENIZERS
@@ -30,7 +32,7 @@ def tokenizer(
     from maskweave.training.train import train_tokenizer
 
     recipe = override(pick(TOKENIZERS, preset), set_ or [])
-    train_tokenizer(recipe, data, output, validation)
+    train_tokenizer(recipe, data, output, validation, cache)
 
 
 @train_app.command()
@@ -41,6 +43,7 @@ def transformer(
     validation: Validation = None,
     preset: Preset = "cats64",
     set_: Set = None,
+    cache: Cache = None,
 ) -> None:
     """Stage 2: train the transformer on the tokens of a tokenizer."""
     from maskweave.checkpoint import resolve
@@ -49,4 +52,4 @@ def transformer(
     from maskweave.training.train import train_transformer
 
     recipe = override(pick(TRANSFORMERS, preset), set_ or [])
-    train_transformer(recipe, data, resolve(tokenizer) / "tokenizer", output, validation)
+    train_transformer(recipe, data, resolve(tokenizer) / "tokenizer", output, validation, cache)

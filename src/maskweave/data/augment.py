@@ -1,10 +1,10 @@
 """Augmentations that keep a photo a photo: mirror images and shifts of a few pixels."""
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from maskweave.data.folder import Square
 from maskweave.errors import MaskweaveError
 
 
@@ -21,18 +21,22 @@ def check_shift(largest: int, size: int) -> None:
         raise MaskweaveError(f"shift {largest} must be at least 0 and less than the size {size}")
 
 
-def flip_and_shift(
-    images: Float[Tensor, "batch 3 height width"], largest: int, generator: torch.Generator
-) -> Float[Tensor, "batch 3 height width"]:
-    """Mirror half of the images and shift each by up to ``largest`` pixels, reflecting the border.
+def flip_and_shift(image: Square, largest: int, rng: np.random.Generator) -> Square:
+    """Mirror an image or not and shift it by up to ``largest`` pixels, reflecting the border."""
+    size = image.shape[1]
+    y, x = rng.integers(2 * largest + 1, size=2)
+    if rng.random() < 0.5:
+        image = image[:, :, ::-1]
+    padded = np.pad(image, ((0, 0), (largest, largest), (largest, largest)), mode="reflect")
+    return padded[:, y : y + size, x : x + size].copy()
 
-    The generator is on the CPU.
+
+def view(image: Square, index: int, number: int, largest: int) -> Square:
+    """Return one of several fixed versions of an image, whose tokens can therefore be cached.
+
+    Version 0 is the image itself; each other one is mirrored and shifted as its ``number`` and the
+    image's ``index`` in the set decide.
     """
-    batch, _, height, width = images.shape
-    flip = torch.rand(batch, generator=generator) < 0.5
-    offsets = torch.randint(2 * largest + 1, (batch, 2), generator=generator).tolist()
-    padded = F.pad(images, (largest,) * 4, mode="reflect")
-    shifted = torch.stack(
-        [padded[i, :, y : y + height, x : x + width] for i, (y, x) in enumerate(offsets)]
-    )
-    return torch.where(flip.to(images.device)[:, None, None, None], shifted.flip(-1), shifted)
+    if number == 0:
+        return image
+    return flip_and_shift(image, largest, np.random.default_rng((index, number)))

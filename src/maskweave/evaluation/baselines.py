@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from skimage.restoration import inpaint_biharmonic
 
+from maskweave.checkpoint import Tokenizer
 from maskweave.data.augment import to_unit_range
 from maskweave.images import Hole, Pixels, covered
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
-from maskweave.tokenizer.vqgan import VQGAN
 
 Fill = Callable[[Sequence[Pixels], Sequence[Hole]], Sequence[Pixels]]
 """Fills images; pixels outside the hole may come back changed, and are then as the method paints
@@ -52,7 +52,7 @@ def biharmonic(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
     return [fill(image, hole) for image, hole in zip(images, holes, strict=True)]
 
 
-def reconstruction(tokenizer: VQGAN) -> Fill:
+def reconstruction(tokenizer: Tokenizer) -> Fill:
     """Return the fill with the true tokens, for images of the tokenizer's size."""
 
     @torch.inference_mode()
@@ -90,6 +90,7 @@ def pasted(painted: Pixels, image: Pixels, hole: Hole) -> Pixels:
 
 def _opencv(images: Sequence[Pixels], holes: Sequence[Hole], method: int) -> list[Pixels]:
     return [
-        cv2.inpaint(image, hole.astype(np.uint8), RADIUS, method)
+        # OpenCV reads under the hole where it meets the border of the image.
+        cv2.inpaint(covered(image, hole), hole.astype(np.uint8), RADIUS, method)
         for image, hole in zip(images, holes, strict=True)
     ]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from maskweave.checkpoint import read_json, weights_hash, write_json
+from maskweave.checkpoint import weights_hash
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.baselines import (
     Fill,
@@ -35,8 +35,9 @@ from maskweave.evaluation.evaluate import (
     truth_features,
 )
 from maskweave.evaluation.examples import BATCH, Batch, Examples, read_rgb, spread
-from maskweave.evaluation.inception import features_of, user_cache
+from maskweave.evaluation.inception import features_of
 from maskweave.evaluation.sweep import Grid, Trajectory, best_of, slug, trajectory
+from maskweave.files import read_json, user_cache, write_json
 from maskweave.images import list_images, write_image
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
@@ -215,7 +216,7 @@ class Benchmark:
         parts: list[np.ndarray] = []
         for start in range(0, n, BATCH):
             images = [read_rgb(file) for file in files[start : start + BATCH]]
-            parts.append(features_of(images, self.meter.inception, user_cache()))
+            parts.append(features_of(images, self.meter.inception, user_cache() / "features"))
             advance(len(images), "other real images")
         figures = set_figures([np.concatenate(parts)], self.truth, self.meter.inception.source)
         return Row(f"{n} other real images", [], Evaluation(n, figures, []), np.array([]))

@@ -21,7 +21,6 @@ from maskweave.evaluation.inception import (
     frechet_distance,
     kernel_distance,
     kid_subset,
-    user_cache,
 )
 from maskweave.evaluation.metrics import (
     GREATEST,
@@ -30,6 +29,7 @@ from maskweave.evaluation.metrics import (
     lpips_distances,
     pixel_figures,
 )
+from maskweave.files import user_cache
 from maskweave.images import Pixels
 from maskweave.progress import Advance
 from maskweave.tokenizer.losses import LPIPSNet, perceptual_loss
@@ -195,7 +195,7 @@ def truth_features(
     """Return the features of the true images, which are computed only once on a machine."""
     parts: list[np.ndarray] = []
     for batch in examples.batches():
-        parts.append(features_of(batch.images, meter.inception, user_cache()))
+        parts.append(features_of(batch.images, meter.inception, user_cache() / "features"))
         advance(len(batch.stems))
     return np.concatenate(parts)
 

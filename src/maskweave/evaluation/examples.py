@@ -82,7 +82,7 @@ def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Exampl
     """
     images = by_stem(truth)
     holes = by_stem(masks)
-    check_stems(masks, holes, truth, images)
+    check_stems(masks, holes, images)
     if len(images) < 2:
         raise MaskweaveError(f"{truth}: figures of a set need at least 2 images, got {len(images)}")
     return Examples(images, holes, invert_mask)
@@ -107,11 +107,10 @@ def read_rgb(file: Path) -> Pixels:
     return picture.pixels
 
 
-def check_stems(
-    one: Path, files: dict[str, Path], other: Path | str, others: dict[str, Path]
-) -> None:
-    """Raise MaskweaveError, naming what is missing, unless two folders have the same stems."""
-    for where, have, want in ((one, files, others), (other, others, files)):
-        if missing := sorted(want.keys() - have.keys()):
-            names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-            raise MaskweaveError(f"{where}: {len(missing)} missing, by name: {names}")
+def check_stems(directory: Path, files: dict[str, Path], truth: dict[str, Path]) -> None:
+    """Raise MaskweaveError, naming names, unless a folder has the stems of the truth."""
+    missing, extra = truth.keys() - files.keys(), files.keys() - truth.keys()
+    for stems, fault in ((missing, "missing"), (extra, "too many")):
+        if stems:
+            names = ", ".join(sorted(stems)[:3]) + (", ..." if len(stems) > 3 else "")
+            raise MaskweaveError(f"{directory}: {len(stems)} {fault}, by name: {names}")

@@ -5,12 +5,12 @@ its own because many published figures were measured with it.
 """
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Literal
 
 import numpy as np
@@ -28,8 +28,8 @@ from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from maskweave.checkpoint import write_whole
 from maskweave.errors import MaskweaveError
+from maskweave.files import sha256, write_whole
 from maskweave.images import Pixels
 
 Resize = Literal["torch-fidelity", "pytorch-fid"]
@@ -83,8 +83,7 @@ class Inception(nn.Module):
         names = " ".join(layers for width, layers in STAGES.items() if width <= features).split()
         self.layers = nn.Sequential(*(getattr(network, name) for name in names))
         self.layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with file.open("rb") as stream:
-            self.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+        self.sha256 = sha256(file)
 
     @property
     def published(self) -> bool:
@@ -191,12 +190,6 @@ def kid_subset(n: int) -> int:
     return min(LARGEST_KID_SUBSET, max(2, n // 2))
 
 
-def user_cache() -> Path:
-    """Return where features of the truth are kept from one command to the next."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "maskweave" / "features"
-
-
 def read_cached(file: Path) -> dict[str, Tensor] | None:
     """Return the tensors of a file, or None if it is missing or broken."""
     try:
@@ -218,7 +211,7 @@ def _published() -> Path:
         digits = Path(PUBLISHED).stem.rsplit("-", 1)[-1]
         try:
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), digits)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter of a broken download
             raise MaskweaveError(
                 f"FID needs Inception weights: connect once to download them, put {PUBLISHED} into "
                 f"TORCH_HOME or name the file with --inception ({error})"
@@ -236,5 +229,7 @@ def _network(file: Path) -> FeatureExtractorInceptionV3:
             return FeatureExtractorInceptionV3("inception", ["2048"], str(copy))
     # torch raises whatever it stumbles over in a broken file.
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        # Of a pickle that it refuses, torch says how to run it all the same.
+        lines = [] if isinstance(error, UnpicklingError) else str(error).splitlines()
+        reason = lines[0] if lines else type(error).__name__
         raise MaskweaveError(f"{file} holds no readable Inception weights: {reason}") from error

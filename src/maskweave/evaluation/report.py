@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 from matplotlib.figure import Figure
 
-from maskweave.checkpoint import write_whole
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.pictures import DPI
 from maskweave.evaluation.tables import Table
+from maskweave.files import write_whole
 
 CSS = """
 :root { color-scheme: light dark; --line: #ccc; --page: #fff; --ink: #222; --link: #0645ad; }

@@ -1,5 +1,7 @@
 """The losses of the first stage (VQGAN, Esser et al. 2021, section 3.1)."""
 
+import sys
+from contextlib import redirect_stdout
 from typing import Literal, get_args
 
 import torch
@@ -20,8 +22,15 @@ def pixel_loss(
     known_weight: float,
 ) -> Float[Tensor, ""]:
     """Mean absolute error, with weight 1 in the hole and ``known_weight`` outside it."""
-    weight = torch.where(hole, 1.0, known_weight)[:, None]
+    weight = pixel_weight(hole, known_weight)[:, None]
     return ((painted - images).abs() * weight).sum() / (3 * weight.sum())
+
+
+def pixel_weight(
+    hole: Bool[Tensor, "batch height width"], known_weight: float
+) -> Float[Tensor, "batch height width"]:
+    """Return what the error of each pixel counts: 1 in the hole, ``known_weight`` outside it."""
+    return torch.where(hole, 1.0, known_weight)
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
@@ -29,14 +38,12 @@ def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
-def adaptive_weight(
-    reconstruction: Float[Tensor, ""], adversarial: Float[Tensor, ""], last_layer: Tensor
-) -> Float[Tensor, ""]:
-    """Weigh the adversarial loss so that both gradients at the last layer are as long (eq. 7)."""
-    (reconstruction_gradient,) = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)
-    (adversarial_gradient,) = torch.autograd.grad(adversarial, last_layer, retain_graph=True)
-    ratio = reconstruction_gradient.norm() / (adversarial_gradient.norm() + 1e-4)
-    return ratio.clamp(max=1e4).detach()
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Float[Tensor, ""]:
+    """Weigh the adversarial loss so that both gradients at the last layer are as long (eq. 7).
+
+    The arguments are the gradients of the two losses there.
+    """
+    return (reconstruction.norm() / (adversarial.norm() + 1e-4)).clamp(max=1e4)
 
 
 def perceptual_loss(net: LPIPSNet = "squeeze") -> LearnedPerceptualImagePatchSimilarity:
@@ -51,8 +58,9 @@ def perceptual_loss(net: LPIPSNet = "squeeze") -> LearnedPerceptualImagePatchSim
     if net not in get_args(LPIPSNet):
         raise MaskweaveError(f"LPIPS is on {', '.join(get_args(LPIPSNet))}, got {net!r}")
     try:
-        return LearnedPerceptualImagePatchSimilarity(net_type=net)
-    except OSError as error:
+        with redirect_stdout(sys.stderr):  # torch tells there that it downloads
+            return LearnedPerceptualImagePatchSimilarity(net_type=net)
+    except (OSError, RuntimeError) as error:  # the latter of a broken download
         raise MaskweaveError(
             f"LPIPS needs torchvision's weights of {net}: connect once to download them, or set "
             f"TORCH_HOME to a folder that has them ({error})"

@@ -89,8 +89,18 @@ class Codebook(nn.Module):
         dead = self.usage < dead_below
         number = int(dead.sum())
         if number:
-            candidates = F.normalize(latents.float().flatten(0, 1), dim=-1)
-            chosen = torch.randint(len(candidates), (number,), generator=generator)
-            self.weight[dead] = candidates[chosen.to(candidates.device)]
-            self.usage[dead] = 1.0
+            self._place(dead, latents, generator)
         return number
+
+    @torch.no_grad()
+    def revive_all(
+        self, latents: Float[Tensor, "batch length code_dim"], generator: torch.Generator
+    ) -> None:
+        """Move all codes onto latents, so that a training begins with every code in use."""
+        self._place(torch.ones_like(self.usage, dtype=torch.bool), latents, generator)
+
+    def _place(self, codes: Tensor, latents: Tensor, generator: torch.Generator) -> None:
+        candidates = F.normalize(latents.float().flatten(0, 1), dim=-1)
+        chosen = torch.randint(len(candidates), (int(codes.sum()),), generator=generator)
+        self.weight[codes] = candidates[chosen.to(candidates.device)]
+        self.usage[codes] = 1.0

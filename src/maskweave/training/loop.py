@@ -1,23 +1,25 @@
-"""The training loop: steps, logs, sample pictures and checkpoints. It knows no model."""
+"""The training loop: steps, logs, validation and checkpoints. It knows no model."""
 
-import json
-import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from maskweave.data.folder import StepSampler
+from maskweave.data.sampler import StepSampler
 from maskweave.errors import MaskweaveError
 from maskweave.progress import progress
+from maskweave.training.checkpoints import check_disk, resume, save
+from maskweave.training.speed import gemm_rate
 
-CHECKPOINTS_KEPT = 2
+Scalars = dict[str, Tensor | float]
 
 
 @dataclass(frozen=True)
@@ -26,25 +28,31 @@ class RunConfig:
 
     steps: int = 10_000
     """Optimiser steps of the whole run."""
+    epochs: int = 0
+    """Length in passes over the images instead of steps; 0 counts steps."""
     batch_size: int = 64
     """Images per step, of all processes together."""
+    accumulate: int = 1
+    """Parts in which each process takes its share of a batch, to need less memory."""
     seed: int = 0
     """Seed of everything random in the run."""
     precision: str = "bf16"
     """Accelerate's mixed precision: no or bf16."""
+    compile: bool = False
+    """Compile the model with ``torch.compile``."""
     workers: int = 0
-    """Processes that read images; 0 reads them in the training process."""
+    """Processes that prepare batches; 0 prepares them in the training process."""
     log_every: int = 10
-    """Steps between TensorBoard scalars."""
-    sample_every: int = 500
-    """Steps between validation figures and sample pictures."""
+    """Steps over which logged figures are averaged."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints, each with validation figures and sample pictures."""
+    wandb: bool = False
+    """Log to Weights & Biases too."""
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot run."""
-        counts = (self.steps, self.batch_size, self.log_every, self.sample_every, self.save_every)
-        if min(counts) < 1 or self.workers < 0:
+        counts = (self.steps, self.batch_size, self.accumulate, self.log_every, self.save_every)
+        if min(counts) < 1 or self.workers < 0 or self.epochs < 0:
             raise MaskweaveError(f"counts of steps and images must be positive: {self}")
         if self.seed < 0:
             raise MaskweaveError(f"seed must be at least 0, got {self.seed}")
@@ -55,16 +63,23 @@ class RunConfig:
 class Task(Protocol):
     """What the loop trains."""
 
-    def step(self, images: Tensor, step: int) -> dict[str, float]:
-        """Update the weights on one batch, uint8 (batch, 3, height, width); return what to log."""
+    def step(self, batch: Any, step: int) -> Scalars:
+        """Update the weights on one batch; return what to log."""
         ...
 
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Return figures and sample sheets, each uint8 (height, width, 3), on fixed images."""
+        """Return figures and sample sheets, each uint8 (height, width, 3), on fixed images.
+
+        ``validation/loss`` is the figure by which the best checkpoint is kept.
+        """
         ...
 
     def export(self, directory: Path) -> None:
         """Write the components that inference loads."""
+        ...
+
+    def flops(self) -> int:
+        """Return the operations of one image's forward and backward passes."""
         ...
 
 
@@ -74,23 +89,45 @@ def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
     Raises
     ------
     MaskweaveError
-        If the processes can't share a batch evenly.
+        If the processes can't share a batch evenly or Weights & Biases is not installed.
     """
-    accelerator = Accelerator(
-        mixed_precision=run.precision,
-        log_with="tensorboard",
-        project_dir=directory / "logs",
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
-    if run.batch_size % accelerator.num_processes:
+    try:
+        accelerator = Accelerator(
+            mixed_precision=run.precision,
+            log_with=["tensorboard", "wandb"] if run.wandb else "tensorboard",
+            project_dir=directory / "logs",
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
+    except (ImportError, ValueError) as error:
+        raise MaskweaveError(str(error)) from error
+    parts = accelerator.num_processes * run.accumulate
+    if run.batch_size % parts:
         raise MaskweaveError(
-            f"batch_size {run.batch_size} is no multiple of {accelerator.num_processes} processes"
+            f"batch_size {run.batch_size} is no multiple of {accelerator.num_processes} processes "
+            f"times accumulate {run.accumulate}"
         )
     return accelerator
 
 
+def epoch_length(run: RunConfig, images: int) -> int:
+    """Return the steps of one pass over a set of images."""
+    if images < run.batch_size:
+        raise MaskweaveError(f"{images} training images are fewer than a batch of {run.batch_size}")
+    return images // run.batch_size
+
+
+def length(run: RunConfig, images: int) -> int:
+    """Return the steps of a run on a set of so many images."""
+    return run.epochs * epoch_length(run, images) if run.epochs else run.steps
+
+
 def fit(
-    task: Task, dataset: Dataset[Tensor], run: RunConfig, directory: Path, accelerator: Accelerator
+    task: Task,
+    dataset: Dataset[Any],
+    images: int,
+    run: RunConfig,
+    directory: Path,
+    accelerator: Accelerator,
 ) -> None:
     """Train a task to the end of its run, from the newest checkpoint if there is one.
 
@@ -102,7 +139,9 @@ def fit(
     task : Task
         Holds the models and optimisers, prepared by ``accelerator``.
     dataset : Dataset
-        Of uint8 images (3, size, size).
+        Is asked for the ``Draw`` of every image of a batch.
+    images : int
+        How many there are to draw from.
     run : RunConfig
         Length, batch size, seed and intervals.
     directory : Path
@@ -113,60 +152,95 @@ def fit(
     Raises
     ------
     MaskweaveError
-        If a loss is not finite; the message names the step and the last good checkpoint.
+        If a figure is not finite; the message names the step and the last good checkpoint. If the
+        disk has no room for the checkpoints.
     """
-    checkpoints = directory / "checkpoints"
+    checkpoints, steps = directory / "checkpoints", length(run, images)
     first = resume(checkpoints, accelerator)
-    sampler = StepSampler(len(dataset), run.batch_size, run.seed, first)  # type: ignore[arg-type]
+    if first == 0:
+        save(checkpoints, 0, None, task.export, accelerator)
+    if accelerator.is_main_process:
+        check_disk(max(checkpoints.glob("step_*")))
+    sampler = StepSampler(images, run.batch_size, run.seed, first)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=run.workers)
     batches = iter(accelerator.prepare(loader))
-    accelerator.init_trackers("tensorboard")
-    with progress(run.steps, first, accelerator.is_main_process) as advance:
-        for step in range(first, run.steps):
-            images = next(batches)
+    accelerator.init_trackers("maskweave")
+    window = Window(task.flops(), run, accelerator)
+    text = ""
+    with progress(steps, first, accelerator.is_main_process) as advance:
+        for step in range(first, steps):
+            batch = next(batches)
             _seed(run.seed, accelerator.process_index, step)
-            metrics = task.step(images, step)
-            if not np.isfinite(list(metrics.values())).all():
-                newest = max(checkpoints.glob("step_*"), default="none")
-                raise MaskweaveError(f"step {step}: {metrics}; last good checkpoint: {newest}")
+            window.add(task.step(batch, step))
             done = step + 1
-            advance(text=" ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-            if done % run.log_every == 0:
-                accelerator.log(metrics, step=done)
-            if done % run.sample_every == 0 or done == run.steps:
+            checkpoint_due = done % run.save_every == 0 or done == steps
+            if done % run.log_every == 0 or checkpoint_due:
+                figures = window.close(done, checkpoints)
+                accelerator.log(figures, step=done)
+                text = " ".join(f"{k} {v:.4g}" for k, v in figures.items() if "loss" in k)
+                window.open()
+            advance(text=text)
+            if checkpoint_due:
                 _seed(run.seed, accelerator.process_index, 0)
-                _sample(task, done, directory, accelerator)
-            if done % run.save_every == 0 or done == run.steps:
+                loss = _validate(task, done, directory, accelerator)
                 # In this order: a run whose last checkpoint exists has been exported.
                 if accelerator.is_main_process:
                     task.export(directory)
-                save(checkpoints, done, accelerator)
+                save(checkpoints, done, loss, task.export, accelerator)
+                window.open()
     accelerator.end_training()
 
 
-def resume(checkpoints: Path, accelerator: Accelerator) -> int:
-    """Load the newest checkpoint, if any, and return how many steps it has seen."""
-    newest = max(checkpoints.glob("step_*"), default=None)
-    if newest is None:
-        return 0
-    accelerator.load_state(str(newest))
-    return int(json.loads((newest / "progress.json").read_text())["step"])
+class Window:
+    """The steps over which logged figures are averaged, so that the device is rarely waited for."""
 
+    def __init__(self, flops: int, run: RunConfig, accelerator: Accelerator) -> None:
+        dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+        self.rate = gemm_rate(dtype, accelerator.device) * accelerator.num_processes
+        self.flops, self.batch_size, self.accelerator = flops, run.batch_size, accelerator
+        self.open()
 
-def save(checkpoints: Path, step: int, accelerator: Accelerator) -> None:
-    """Write a checkpoint, under its final name only once it is whole; drop all but the newest."""
-    unfinished = checkpoints / "unfinished"
-    if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(unfinished))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        (unfinished / "progress.json").write_text(json.dumps({"step": step}))
-        unfinished.replace(checkpoints / f"step_{step:08d}")
-        for old in sorted(checkpoints.glob("step_*"))[:-CHECKPOINTS_KEPT]:
-            shutil.rmtree(old)
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.steps)
+
+    def open(self) -> None:
+        """Begin anew."""
+        self.steps: list[Scalars] = []
+        self.began = time.perf_counter()
+
+    def add(self, scalars: Scalars) -> None:
+        """Keep what a step returned."""
+        self.steps.append(scalars)
+
+    def close(self, done: int, checkpoints: Path) -> dict[str, float]:
+        """Return the means over the steps and all processes, with the speed of the window.
+
+        Raises
+        ------
+        MaskweaveError
+            If a figure of a step is not finite.
+        """
+        names = sorted({name for scalars in self.steps for name in scalars})
+        columns = [[scalars[n] for scalars in self.steps if n in scalars] for n in names]
+        rows = [list(scalars.values()) for scalars in self.steps]
+        sums, means = ([*map(self._mean, values)] for values in (rows, columns))
+        local = torch.stack([*sums, *means])
+        values: list[float] = self.accelerator.reduce(local, "mean").tolist()  # type: ignore[union-attr]
+        for step, value in enumerate(values[: len(self)], start=done - len(self)):
+            if not np.isfinite(value):
+                figures = {n: float(v) for n, v in self.steps[step - done].items()}
+                last = max(checkpoints.glob("step_*"), default="none")
+                raise MaskweaveError(f"step {step}: {figures}; last good checkpoint: {last}")
+        images_per_second = len(self) * self.batch_size / (time.perf_counter() - self.began)
+        return dict(zip(names, values[len(self) :], strict=True)) | {
+            "speed/images_per_second": images_per_second,
+            "speed/share_of_gemm_rate": images_per_second * self.flops / self.rate,
+        }
+
+    def _mean(self, values: list[Tensor | float]) -> Tensor:
+        device = self.accelerator.device
+        return torch.stack([torch.as_tensor(v, device=device).float() for v in values]).mean()
 
 
 def _seed(seed: int, process: int, step: int) -> None:
@@ -174,14 +248,16 @@ def _seed(seed: int, process: int, step: int) -> None:
     set_seed(int(state[0]))
 
 
-def _sample(task: Task, step: int, directory: Path, accelerator: Accelerator) -> None:
+def _validate(task: Task, step: int, directory: Path, accelerator: Accelerator) -> float:
+    """Log validation figures and sample pictures; return the loss."""
     figures, sheets = task.validate()
     accelerator.log(figures, step=step)
-    if not accelerator.is_main_process:
-        return
-    (directory / "samples").mkdir(exist_ok=True)
-    for name, sheet in sheets.items():
-        array = sheet.cpu().numpy()
-        Image.fromarray(array).save(directory / "samples" / f"{name}_{step:08d}.png")
-        for tracker in accelerator.trackers:
-            tracker.log_images({name: array[None]}, step=step, dataformats="NHWC")
+    if accelerator.is_main_process:
+        (directory / "samples").mkdir(exist_ok=True)
+        for name, sheet in sheets.items():
+            array = sheet.cpu().numpy()
+            Image.fromarray(array).save(directory / "samples" / f"{name}_{step:08d}.png")
+            for tracker in accelerator.trackers:
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({name: array[None]}, step=step, **options)
+    return figures["validation/loss"]

@@ -22,29 +22,46 @@ class OptimiserConfig:
     """Decoupled weight decay of linear and convolution weights."""
     warmup: int = 100
     """Steps over which the rate rises from zero."""
+    warmup_epochs: int = 0
+    """Warm-up in passes over the images instead, the rate constant within each."""
     decay: float = 0.3
     """Share of the run, at its end, over which the rate falls to zero."""
     clip: float = 1.0
-    """Largest gradient norm."""
+    """Largest gradient norm; 0 clips nothing."""
     ema: float = 0.999
-    """Decay of the averaged weights; less at the start."""
+    """Decay of the averaged weights, less at the start; 0 averages nothing."""
+    frozen: tuple[str, ...] = ()
+    """Names of parameters that keep their initial values."""
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
         if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
             raise MaskweaveError(f"learning_rate and weight_decay must be positive: {self}")
-        if not (0 <= self.decay <= 1 and 0 <= self.ema < 1 and self.warmup >= 0 and self.clip > 0):
+        if min(self.warmup, self.warmup_epochs) < 0 or not 0 <= self.clip < math.inf:
+            raise MaskweaveError(f"optimiser settings out of range: {self}")
+        if not (0 <= self.decay <= 1 and 0 <= self.ema < 1):
             raise MaskweaveError(f"optimiser settings out of range: {self}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise MaskweaveError(f"betas are two numbers in [0, 1), got {self.betas}")
 
 
 def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
-    """Return AdamW with minGPT's split: only linear and convolution weights decay."""
+    """Return AdamW with minGPT's split: only linear and convolution weights decay.
+
+    Raises
+    ------
+    MaskweaveError
+        If the model has no parameter of a name that is to be frozen.
+    """
+    for name in config.frozen:
+        try:
+            model.get_parameter(name).requires_grad_(False)
+        except AttributeError as error:
+            raise MaskweaveError(f"optimiser.frozen: no parameter {name!r}") from error
     decayed = {
         id(module.weight) for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)
     }
-    parameters = list(model.parameters())
+    parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {
             "params": [p for p in parameters if id(p) in decayed],
@@ -57,10 +74,16 @@ def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:
 
 
 def set_learning_rate(
-    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int
+    optimiser: torch.optim.Optimizer, config: OptimiserConfig, step: int, steps: int, epoch: int
 ) -> float:
-    """Set and return the rate of ``step`` (from 0) of ``steps``, which depends on nothing else."""
-    rise = min(1.0, (step + 1) / max(1, config.warmup))
+    """Set and return the rate of ``step`` (from 0) of ``steps``, which depends on nothing else.
+
+    ``epoch`` is the number of steps of a pass over the images.
+    """
+    if config.warmup_epochs:
+        rise = min(1.0, (step // epoch + 1) / config.warmup_epochs)
+    else:
+        rise = min(1.0, (step + 1) / max(1, config.warmup))
     fall = min(1.0, (steps - step) / max(1.0, config.decay * steps))
     rate = config.learning_rate * rise * fall
     for group in optimiser.param_groups:

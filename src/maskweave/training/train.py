@@ -1,53 +1,84 @@
-"""The two commands of training: a folder of images to a tokenizer, then to a transformer."""
+"""The two commands of training: images to a tokenizer, then to a transformer."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import UInt8
 from torch import Tensor
 
-from maskweave.checkpoint import load_tokenizer, read_json, write_json
-from maskweave.data.folder import ImageFolder
+from maskweave.checkpoint import Tokenizer, load_tokenizer
+from maskweave.data.augment import to_unit_range
+from maskweave.data.cache import CachedImages, Images, cached_images, cached_tokens
+from maskweave.data.shards import ImageShards
+from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
-from maskweave.training.loop import RunConfig, accelerator_for, fit
-from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
-from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
+from maskweave.files import read_json, sha256, user_cache, write_json
+from maskweave.progress import warn
+from maskweave.training.loop import RunConfig, accelerator_for, epoch_length, fit, length
+from maskweave.training.tokenizer_task import HoledExamples, TokenizerRecipe, TokenizerTask
+from maskweave.training.transformer_task import (
+    MaskedExamples,
+    TransformerRecipe,
+    TransformerTask,
+)
 
-VALIDATION_IMAGES = 64
+VALIDATION_IMAGES = 256
+"""Of which validation figures are made."""
+
+VALIDATION_SHARE = 0.05
+"""Of the images, held out where no folder for validation is named."""
+
+
+class _Data(NamedTuple):
+    images: Images
+    indices: list[int]
+    """Of the images that are trained on."""
+    validation: UInt8[Tensor, "batch 3 size size"]
 
 
 def train_tokenizer(
-    recipe: TokenizerRecipe, data: Path, output: Path, validation: Path | None = None
+    recipe: TokenizerRecipe,
+    data: Path,
+    output: Path,
+    validation: Path | None = None,
+    cache: Path | None = None,
 ) -> None:
-    """Train stage 1 on a folder of images; ``output/tokenizer`` is what it makes.
+    """Train stage 1 on a set of images; ``output/tokenizer`` is what it makes.
 
     Parameters
     ----------
     recipe : TokenizerRecipe
         Written to ``output/recipe.json``.
     data : Path
-        Folder of images, searched recursively.
+        Folder of images, searched recursively, or of tar shards.
     output : Path
         The run's folder. A run that is already there goes on from its newest checkpoint.
     validation : Path, optional
-        Folder of images for figures and sample pictures; by default the first ones of ``data``.
+        Folder of images for figures and sample pictures; by default a share of ``data`` is held
+        out, chosen by the hash of each file.
+    cache : Path, optional
+        Where images are kept ready for training; by default in the user's cache folder.
 
     Raises
     ------
     MaskweaveError
-        If a folder has no images or too few, or ``output`` holds a run of another recipe.
+        If a folder has no images, too few or too many broken ones, ``output`` holds a run of
+        another recipe, or a disk is full.
     """
-    size = recipe.model.image_size
-    dataset, samples = _read(data, validation, size, recipe.run)
-    torch.manual_seed(recipe.run.seed)
     accelerator = accelerator_for(recipe.run, output)
-    task = TokenizerTask(recipe, samples, accelerator)
-    _claim(output, dataclasses.asdict(recipe), accelerator)
-    fit(task, dataset, recipe.run, output, accelerator)
+    size = recipe.model.image_size
+    found = _read(data, validation, size, cache or user_cache(), accelerator)
+    steps, epoch = _lengths(recipe.run, found)
+    _claim(output, dataclasses.asdict(recipe) | {"images": found.images.key}, accelerator)
+    torch.manual_seed(recipe.run.seed)
+    task = TokenizerTask(recipe, found.validation, accelerator, steps, epoch)
+    examples = HoledExamples(found.images, found.indices, recipe.loss)
+    fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
 
 def train_transformer(
@@ -56,14 +87,16 @@ def train_transformer(
     tokenizer: Path,
     output: Path,
     validation: Path | None = None,
+    cache: Path | None = None,
 ) -> None:
-    """Train stage 2 on a folder of images; ``output`` becomes a model that the pipeline loads.
+    """Train stage 2 on a set of images; ``output`` becomes a model that the pipeline loads.
 
     ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
-    is taken, and the patch if the transformer sees one; the rest is as in ``train_tokenizer``, but
-    that a run on another tokenizer is refused as well.
+    is taken, and the patch if the transformer sees one; the images are tokenised once, into
+    ``cache``. The rest is as in ``train_tokenizer``, but that a run on another tokenizer is refused
+    as well.
     """
-    vqgan = load_tokenizer(tokenizer)
+    vqgan, cache = load_tokenizer(tokenizer), cache or user_cache()
     model = dataclasses.replace(
         recipe.model,
         codebook_size=vqgan.config.codebook_size,
@@ -71,27 +104,69 @@ def train_transformer(
         patch=vqgan.config.patch if recipe.model.patch else 0,
     )
     recipe = dataclasses.replace(recipe, model=model)
-    dataset, samples = _read(data, validation, vqgan.config.image_size, recipe.run)
-    torch.manual_seed(recipe.run.seed)
     accelerator = accelerator_for(recipe.run, output)
-    task = TransformerTask(recipe, vqgan, samples, accelerator)
-    with (tokenizer / "model.safetensors").open("rb") as weights:
-        trained_on = {"tokenizer_sha256": hashlib.file_digest(weights, "sha256").hexdigest()}
-    _claim(output, dataclasses.asdict(recipe) | trained_on, accelerator)
-    fit(task, dataset, recipe.run, output, accelerator)
+    found = _read(data, validation, vqgan.config.image_size, cache, accelerator)
+    steps, epoch = _lengths(recipe.run, found)
+    weights = sha256(tokenizer / "model.safetensors")
+    made_of = {"images": found.images.key, "tokenizer_sha256": weights}
+    _claim(output, dataclasses.asdict(recipe) | made_of, accelerator)
+    torch.manual_seed(recipe.run.seed)
+    task = TransformerTask(recipe, vqgan, found.validation, accelerator, steps, epoch)
+    with accelerator.local_main_process_first():
+        tokens = cached_tokens(
+            found.images,
+            lambda images: _encode(vqgan, images, accelerator.device),
+            weights,
+            views=recipe.masking.views,
+            shift=recipe.masking.shift,
+            cache=cache,
+        )
+    examples = MaskedExamples(found.images, found.indices, tokens, recipe.masking)
+    fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
 
 def _read(
-    data: Path, validation: Path | None, size: int, run: RunConfig
-) -> tuple[ImageFolder, Tensor]:
-    dataset = ImageFolder(data, size)
-    if len(dataset) < run.batch_size:
-        raise MaskweaveError(
-            f"{data} holds {len(dataset)} images, fewer than a batch of {run.batch_size}"
-        )
-    watched = ImageFolder(validation, size) if validation else dataset
-    count = min(VALIDATION_IMAGES, len(watched))
-    return dataset, torch.stack([watched[i] for i in range(count)])
+    data: Path, validation: Path | None, size: int, cache: Path, accelerator: Accelerator
+) -> _Data:
+    with accelerator.local_main_process_first():
+        images = _open(data, size, cache)
+        watched = _open(validation, size, cache) if validation else images
+    if validation:
+        held_out, indices = range(len(watched)), list(range(len(images)))
+        copies = len(set(watched.digests) & set(images.digests))
+        if copies and accelerator.is_main_process:
+            warn(f"{copies} images of {validation} are copies of images of {data}")
+    else:
+        held_out = [i for i, d in enumerate(images.digests) if is_validation(d, VALIDATION_SHARE)]
+        # Of a small set too, something is held out.
+        held_out = held_out or [min(range(len(images)), key=images.digests.__getitem__)]
+        indices = sorted(set(range(len(images))) - set(held_out))
+    samples = [torch.from_numpy(watched[i]) for i in held_out[:VALIDATION_IMAGES]]
+    return _Data(images, indices, torch.stack(samples))
+
+
+def _open(directory: Path, size: int, cache: Path) -> Images:
+    if any(directory.glob("*.tar")):
+        return ImageShards(directory, size)
+    images = cached_images(directory, size, cache)
+    _tell_skipped(directory, images)
+    return images
+
+
+def _tell_skipped(directory: Path, images: CachedImages) -> None:
+    for name, reason in images.skipped.items():
+        warn(f"{name} in {directory} is left out: {reason}")
+
+
+def _lengths(run: RunConfig, data: _Data) -> tuple[int, int]:
+    """Return the steps of the run and of a pass over the images."""
+    return length(run, len(data.indices)), epoch_length(run, len(data.indices))
+
+
+@torch.no_grad()
+def _encode(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> np.ndarray:
+    squares = to_unit_range(torch.from_numpy(images).to(device))
+    return tokenizer.encode(squares).cpu().numpy().astype(np.uint16)
 
 
 def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
@@ -99,9 +174,12 @@ def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> No
     # Through JSON and back, so that tuples compare equal to the lists of the file.
     recipe = json.loads(json.dumps(recipe))
     file = output / "recipe.json"
-    if file.exists() and read_json(file) != recipe:
-        raise MaskweaveError(f"{output} holds a run of another recipe ({file}); name a new folder")
+    if file.exists() and (found := read_json(file)) != recipe:
+        differing = [name for name in recipe if found.get(name) != recipe[name]]
+        raise MaskweaveError(
+            f"{output} holds a run of another recipe ({file}: {', '.join(differing)} differ); "
+            "name a new folder"
+        )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        output.mkdir(parents=True, exist_ok=True)
         write_json(file, recipe)

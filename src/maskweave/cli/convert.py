@@ -1,0 +1,77 @@
+"""``maskweave convert``: models of other code, as model folders."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from maskweave.cli.options import Overwrite
+
+convert_app = typer.Typer(help="Turn checkpoints of other code into a model folder.")
+
+FILES = (
+    "README.md",
+    "config.json",
+    "tokenizer/config.json",
+    "tokenizer/model.safetensors",
+    "transformer/config.json",
+    "transformer/model.safetensors",
+)
+
+CARD = """\
+# {name}
+
+A model of the reference experiment (MaskGIT inpainting of cat faces), converted from these files:
+
+| part | file | SHA-256 |
+|---|---|---|
+| tokenizer | {tokenizer} | {tokenizer_hash} |
+| transformer | {transformer} | {transformer_hash} |
+
+- **Sizes**: {size}x{size} pixels, {grid}x{grid} tokens, {codes} codes; transformer of dim {dim},
+  {layers} layers, {heads} heads.
+- **Decode settings**: those of the reference experiment, in `config.json`.
+- **Limits**: the decoder does not see the known pixels, so seams can show at the hole's border.
+  The encoder sees beyond a token's patch, so the tokens around a hole are not those of whole
+  images, on which the reference trains its transformer.
+"""
+
+
+@convert_app.command()
+def reference(
+    tokenizer: Annotated[Path, typer.Option(help="File of the VQGAN.")],
+    transformer: Annotated[Path, typer.Option(help="File of the transformer.")],
+    output: Annotated[Path, typer.Option(help="Folder for the model.")],
+    heads: Annotated[int, typer.Option(min=1, help="Attention heads of the transformer.")] = 16,
+    overwrite: Overwrite = False,
+) -> None:
+    """Convert a VQGAN and a transformer of the reference experiment, as torch.save wrote them.
+
+    A file of the whole model can be given for both.
+    """
+    from maskweave.convert import convert
+    from maskweave.files import sha256, write_whole
+    from maskweave.images import refuse_existing
+
+    refuse_existing((output / name for name in FILES), overwrite)
+    pipeline, notes = convert(tokenizer, transformer, heads)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    pipeline.save_pretrained(output)
+    first, second = pipeline.tokenizer.config, pipeline.transformer.config
+    card = CARD.format(
+        name=output.resolve().name,
+        tokenizer=tokenizer.name,
+        tokenizer_hash=sha256(tokenizer),
+        transformer=transformer.name,
+        transformer_hash=sha256(transformer),
+        size=first.image_size,
+        grid=first.grid,
+        codes=first.codebook_size,
+        dim=second.dim,
+        layers=second.layers,
+        heads=heads,
+    )
+    write_whole(output / "README.md", card.encode())
+    typer.echo(output)

@@ -1,0 +1,160 @@
+"""Images in the tar shards of WebDataset, read in any order and without unpacking them."""
+
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from maskweave.data.folder import Square, square
+from maskweave.errors import MaskweaveError
+from maskweave.images import SUFFIXES, decode_image
+
+LARGEST_MEMBER = 1 << 28
+"""Bytes beyond which an image is refused."""
+
+OPEN_SHARDS = 200
+"""Files that a process keeps open at most; many systems allow it 256."""
+
+# Arrays, since every worker process comes to own a copy of the Python objects that it uses.
+_MEMBER = np.dtype([("first", "i8"), ("length", "i8"), ("time", "i8"), ("digest", "u8")])
+"""First byte, length in bytes, time of the last change, hash of key and length."""
+
+
+class ImageShards(Dataset[Square]):
+    """Every image in a set of shards, cropped to its central square and resized.
+
+    Every start reads the headers of all members once and keeps 32 bytes of memory for each image.
+    Members that are no regular files, that are hidden or whose names do not end in one of
+    ``SUFFIXES`` are left out.
+
+    Parameters
+    ----------
+    shards : Path or sequence of Path
+        Uncompressed tar files, or a folder with files called ``*.tar`` directly in it, which are
+        sorted.
+    size : int
+        Side of the returned images in pixels.
+
+    Raises
+    ------
+    MaskweaveError
+        If there is no shard or no image, a shard is broken, or two of its images share a key; on
+        access, if an image cannot be read or a side is shorter than ``size`` pixels.
+    """
+
+    def __init__(self, shards: Path | Sequence[Path], size: int) -> None:
+        self.shards = sorted(shards.glob("*.tar")) if isinstance(shards, Path) else list(shards)
+        self.size = size
+        if not self.shards:
+            raise MaskweaveError(f"{shards} holds no shard (*.tar)")
+        members = [_index(shard) for shard in self.shards]
+        self._members = np.concatenate(members)
+        self._ends = np.cumsum([len(found) for found in members])
+        if not len(self):
+            raise MaskweaveError(f"{self.shards[0].parent}: the shards hold no image")
+        _open.cache_clear()  # files of these names may have been replaced
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self._members)
+
+    @property
+    def key(self) -> str:
+        """Hash of what the headers say of the images, and of their size."""
+        return hashlib.sha256(self._members.tobytes() + str(self.size).encode()).hexdigest()
+
+    @property
+    def digests(self) -> list[str]:
+        """Hash of each image's key and length, which stand for its content in a split."""
+        return [f"{digest:016x}" for digest in self._members["digest"].tolist()]
+
+    def __getitem__(self, index: int) -> Square:
+        """Read one image."""
+        content = io.BytesIO(self._read(index))
+        try:
+            return square(decode_image(content, "the file").pixels, self.size)
+        except MaskweaveError as error:
+            raise MaskweaveError(f"{self._name(index)}: {error}") from error
+
+    def digest(self, index: int) -> str:
+        """Return the SHA-256 of an image's bytes in hexadecimal digits."""
+        return hashlib.sha256(self._read(index)).hexdigest()
+
+    def _find(self, index: int) -> tuple[Path, int, int]:
+        """Return the shard of an image, its first byte and its length."""
+        index = range(len(self))[index]
+        first, length, *_ = self._members[index].tolist()
+        return self.shards[np.searchsorted(self._ends, index, side="right")], first, length
+
+    def _read(self, index: int) -> bytes:
+        shard, first, length = self._find(index)
+        try:
+            # Threads and forked workers share a file, and so they would share a place in it.
+            return os.pread(_open(shard).descriptor, length, first)
+        except OSError as error:
+            raise MaskweaveError(f"cannot read {shard}: {error.strerror}") from error
+
+    def _name(self, index: int) -> str:
+        shard, first, _ = self._find(index)
+        with tarfile.open(shard, "r:") as archive:
+            [name] = [member.name for member in archive if member.offset_data == first]
+        return f"{shard}: {name}"
+
+
+def _index(shard: Path) -> np.ndarray:
+    """Return the ``_MEMBER`` of every image in a shard."""
+    members: dict[PurePosixPath, tuple[int, int, int, int]] = {}
+    try:
+        with shard.open("rb") as content, tarfile.open(fileobj=content, mode="r:") as archive:
+            for member in archive:
+                if archive.offset <= member.offset:  # would be read again and again
+                    raise tarfile.ReadError(f"{member.name} has a negative size")
+                if not _is_image(member):
+                    continue
+                path = PurePosixPath(member.name)
+                # webdataset's base_plus_ext
+                key = path.with_name(path.name.partition(".")[0])
+                if key in members:
+                    raise MaskweaveError(f"{shard}: several images have the key {key}")
+                if not 0 <= member.size <= LARGEST_MEMBER:
+                    raise MaskweaveError(f"{shard}: {path} is larger than {LARGEST_MEMBER} bytes")
+                digest = hashlib.sha256(os.fsencode(f"{key} {member.size}")).digest()
+                number = int.from_bytes(digest[:8])
+                members[key] = (member.offset_data, member.size, int(member.mtime), number)
+            # tarfile takes whatever is no header for the end.
+            content.seek(archive.offset)
+            if content.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise tarfile.ReadError("unexpected end of data")
+        return np.array(list(members.values()), dtype=_MEMBER)
+    except MaskweaveError:
+        raise
+    # The library raises whatever it stumbles over in a broken header.
+    except Exception as error:
+        raise MaskweaveError(f"{shard} is not a readable shard: {error}") from error
+
+
+def _is_image(member: tarfile.TarInfo) -> bool:
+    path = PurePosixPath(member.name)
+    hidden = path.name.startswith(".")
+    return member.isreg() and not (member.issparse() or hidden) and path.suffix.lower() in SUFFIXES
+
+
+class _OpenFile:
+    """Closes a file when nobody uses it any more."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+@lru_cache(OPEN_SHARDS)
+def _open(shard: Path) -> _OpenFile:
+    return _OpenFile(os.open(shard, os.O_RDONLY))

@@ -1,0 +1,100 @@
+"""Files that appear under their names only when whole, and where to keep them."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from maskweave.errors import MaskweaveError
+
+LARGEST_CONFIG = 1 << 20
+"""Bytes beyond which a config.json is not read."""
+
+SPARE = 1 << 28
+"""Bytes that are left free on a disk."""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of at most 1 MB.
+
+    Raises
+    ------
+    MaskweaveError
+        If the file is missing, too large or no JSON object.
+    """
+    try:
+        if file.stat().st_size > LARGEST_CONFIG:
+            raise MaskweaveError(f"{file} is larger than a config can be")
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MaskweaveError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise MaskweaveError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise MaskweaveError(f"{file} does not hold a JSON object")
+    return content
+
+
+def write_json(file: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object; the file appears under its name only when whole."""
+    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when whole; make its folder if missing.
+
+    Raises
+    ------
+    MaskweaveError
+        If it cannot be written.
+    """
+    with unfinished(file) as path:
+        path.write_bytes(content)
+
+
+@contextmanager
+def unfinished(file: Path) -> Generator[Path]:
+    """Yield where to write a file that gets its name if all goes well; make its folder if missing.
+
+    Raises
+    ------
+    MaskweaveError
+        If it cannot be written.
+    """
+    # Processes that make the same file at once each write their own.
+    path = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        yield path
+        path.replace(file)
+    except OSError as error:
+        raise MaskweaveError(f"cannot write {file}: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            path.unlink()
+
+
+def check_room(directory: Path, needed: int) -> None:
+    """Raise MaskweaveError unless so many bytes fit on the disk of a folder, which is made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(directory).free
+    if free < needed + SPARE:
+        raise MaskweaveError(
+            f"{directory} needs {needed / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left"
+        )
+
+
+def sha256(file: Path) -> str:
+    """Return the hash of a file's content in hexadecimal digits."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def user_cache() -> Path:
+    """Return where files are kept from one command to the next."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "maskweave"
