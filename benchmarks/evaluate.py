@@ -7,6 +7,7 @@ The results that are measured are the truth with grey holes.
 
 import argparse
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from maskweave.errors import MaskweaveError
 from maskweave.evaluation.baselines import grey
 from maskweave.evaluation.evaluate import Meter, joined, summarise, truth_features
 from maskweave.evaluation.examples import read_examples
@@ -81,4 +83,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (MaskweaveError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -12,7 +12,6 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -22,6 +21,7 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maskweave.errors import MaskweaveError
+from maskweave.files import unfinished
 
 LARGEST_IMAGE = 100_000_000
 """Pixels beyond which a file is taken for a decompression bomb."""
@@ -130,20 +130,16 @@ def write_image(pixels: np.ndarray, file: Path, profile: bytes | None = None) ->
     """
     if file.suffix.lower() not in SUFFIXES:
         raise MaskweaveError(f"{file}: the name of an image ends in {', '.join(SUFFIXES)}")
-    unfinished = file.with_name(f".{file.name}.unfinished")
     kind = Image.registered_extensions()[file.suffix.lower()]
     options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     if profile:
         options["icc_profile"] = profile
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(unfinished, format=kind, **options)
-        unfinished.replace(file)
-    except (OSError, ValueError) as error:  # Pillow's, of sizes that a format cannot hold
-        with suppress(OSError):
-            unfinished.unlink()
-        reason = getattr(error, "strerror", None) or error
-        raise MaskweaveError(f"cannot write {file}: {reason}") from error
+    with unfinished(file) as path:
+        try:
+            Image.fromarray(pixels).save(path, format=kind, **options)
+        except (OSError, ValueError) as error:  # Pillow's, of sizes that a format cannot hold
+            reason = getattr(error, "strerror", None) or error
+            raise MaskweaveError(f"cannot write {file}: {reason}") from error
 
 
 def covered(pixels: Pixels, hole: Hole) -> Pixels:

@@ -20,6 +20,26 @@ TOKENIZERS = {
 }
 
 TRANSFORMERS = {
+    # Stage 2 of the reference experiment, to the letter: every token is masked on its own with a
+    # ratio of U(0, 0.5), the loss counts all tokens, the rate rises by the epoch, the positions stay
+    # at their random initial values.
+    # maskweave train transformer --preset reference --data DIR --tokenizer RUN --output MODEL
+    "reference": TransformerRecipe(
+        model=TransformerConfig(dropout=0.1, mask_logit=True),
+        masking=MaskingConfig(
+            ratio=(0.0, 0.5),
+            independent=True,
+            whole=1.0,
+            unmasked_weight=1.0,
+            label_smoothing=0.0,
+            views=1,
+            shift=0,
+        ),
+        optimiser=OptimiserConfig(
+            warmup_epochs=50, decay=0.0, clip=0.0, ema=0.0, frozen=("position_embedding",)
+        ),
+        run=RunConfig(epochs=100, batch_size=16, precision="no"),
+    ),
     # The transformer of the shipped cats64, small enough for 32 MB and two CPU cores: 90 minutes of
     # them, validation loss 3.96, masked accuracy 0.207.
     # maskweave train transformer --data DIR --validation DIR --tokenizer RUN --output MODEL

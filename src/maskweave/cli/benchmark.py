@@ -1,6 +1,7 @@
 """``maskweave benchmark``: a model against floors and baselines, a sweep, and a report."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from maskweave.cli.evaluate import (
     Resize,
     Truth,
     load_meter,
+    note_weights,
     print_table,
 )
 from maskweave.cli.options import Device, Dtype, InvertMask, Json, Model, load_pipeline
@@ -81,12 +83,15 @@ def benchmark(
     meter = load_meter(features, resize, inception, lpips, device)
     name = Path(model).resolve().name
     benchmark = Benchmark(pipeline, examples, meter, output)
-    results = benchmark.run(name, grid, real)
-    write_json(output / "results.json", results.as_json())
-    write_benchmark_report(benchmark, results, name, training)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of large holes, which are meant here
+        results = benchmark.run(name, grid, real)
+        write_json(output / "results.json", results.as_json())
+        write_benchmark_report(benchmark, results, name, training)
     if json_:
         typer.echo(json.dumps(results.as_json(), indent=2))
     else:
         rows = [(row.name, row.evaluation) for row in results.rows]
         print_table(methods_table(rows, ("fid", "kid", "lpips", "psnr_hole", "ssim_hole")))
         typer.echo(output / "report" / "index.html")
+    note_weights(meter)

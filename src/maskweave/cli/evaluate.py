@@ -9,6 +9,7 @@ import typer
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from maskweave.cli.options import Device, InvertMask, Json, choose_device
 
@@ -43,11 +44,12 @@ def evaluate(
     Results, true images and masks pair by their names without suffix.
     """
     from maskweave.evaluation.evaluate import score_folder, summarise, truth_features
-    from maskweave.evaluation.examples import read_examples
+    from maskweave.evaluation.examples import paired, read_examples
     from maskweave.evaluation.tables import evaluation_table, share_table
     from maskweave.progress import progress
 
     examples = read_examples(truth, masks, invert_mask)
+    paired(results, examples.truth)  # refuses other names before networks are loaded
     meter = load_meter(features, resize, inception, lpips, device)
     with progress(2 * len(examples)) as advance:
         scores = score_folder(results, examples, meter, advance)
@@ -58,28 +60,35 @@ def evaluate(
     else:
         print_table(evaluation_table(evaluation))
         print_table(share_table(evaluation))
+    note_weights(meter)
 
 
 def load_meter(
     features: int, resize: str, inception: Path | None, lpips: str, device: str
 ) -> "Meter":
-    """Load the networks behind the figures; warn of weights that are not the published ones."""
+    """Load the networks behind the figures."""
     from maskweave.evaluation.evaluate import Meter
-    from maskweave.evaluation.inception import PUBLISHED, Inception
+    from maskweave.evaluation.inception import Inception
 
     network = Inception(features, cast(Any, resize), inception)
-    if not network.published:
+    return Meter(network, cast(Any, lpips), choose_device(device))
+
+
+def note_weights(meter: "Meter") -> None:
+    """Tell, on stderr, of Inception weights that are not the published ones."""
+    from maskweave.evaluation.inception import PUBLISHED
+
+    if not meter.inception.published:
         print(
-            f"note: the Inception weights have SHA-256 {network.sha256[:8]}..., which is not that "
-            f"of {PUBLISHED}: FID and KID compare only with figures from the same weights",
+            f"note: the Inception weights have SHA-256 {meter.inception.sha256[:8]}..., which is "
+            f"not that of {PUBLISHED}: FID and KID compare only with figures from the same weights",
             file=sys.stderr,
         )
-    return Meter(network, cast(Any, lpips), choose_device(device))
 
 
 def print_table(table: "Table") -> None:
     """Print a table; what is no terminal gets lines of any length."""
     rich_table = RichTable(*table.head, box=SIMPLE)
     for row in table.rows:
-        rich_table.add_row(*row)
+        rich_table.add_row(*map(Text, row))  # names of models are no markup
     Console(width=None if sys.stdout.isatty() else 250).print(rich_table)

@@ -35,9 +35,9 @@ from maskweave.evaluation.evaluate import (
     truth_features,
 )
 from maskweave.evaluation.examples import BATCH, Batch, Examples, read_rgb, spread
-from maskweave.evaluation.inception import features_of
+from maskweave.evaluation.inception import real_features
 from maskweave.evaluation.sweep import Grid, Trajectory, best_of, slug, trajectory
-from maskweave.files import read_json, user_cache, write_json
+from maskweave.files import read_json, write_json
 from maskweave.images import list_images, write_image
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
     name: str
     folders: list[Path]
-    """Of filled images, one for each seed."""
+    """Of filled images, one for each seed, in the benchmark's."""
     evaluation: Evaluation
     lpips: Float[np.ndarray, "images"]
     """Of every image, in the order of the stems: the mean over the seeds."""
@@ -87,12 +87,18 @@ class Results(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return it as plain types."""
         rows = [
-            {"name": row.name, "folders": [str(f) for f in row.folders], **row.evaluation.as_json()}
+            {
+                "name": row.name,
+                "folders": [folder.as_posix() for folder in row.folders],
+                **row.evaluation.as_json(),
+            }
             for row in self.rows
         ]
         sweep = [
             {
                 "settings": asdict(each.settings),
+                "n": each.n,
+                "seeds": each.seeds,
                 **{name: values.tolist() for name, values in each.figures.items()},
             }
             for each in self.trajectories
@@ -127,18 +133,18 @@ class Benchmark:
         self.directory, self.cache = directory, directory / "cache"
         self.identity = {
             "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
+            "tokenizer": repr(pipeline.tokenizer.config),
+            "transformer": repr(pipeline.transformer.config),
             "dtype": str(pipeline.dtype),
             "examples": _examples_hash(examples),
             "maskweave": version("maskweave"),
         }
-        file = directory / "benchmark.json"
-        if file.exists() and read_json(file) != self.identity:
+        self.file = directory / "benchmark.json"
+        if self.file.exists() and read_json(self.file) != self.identity:
             raise MaskweaveError(
                 f"{directory} holds a benchmark of another model, dtype, version or set of images; "
                 "name a new one"
             )
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(file, self.identity)
 
     def run(self, name: str, grid: Grid, real: Path | None = None) -> Results:
         """Measure floors, baselines, the model called ``name`` and a grid of its settings.
@@ -152,6 +158,7 @@ class Benchmark:
         with progress(len(examples) + len(others)) as advance:
             self.truth = truth_features(examples, self.meter, advance)
             rows = [self._real(others, advance)] if others else []
+        write_json(self.file, self.identity)  # now that every image could be read
         default = self._model(f"{name}, default settings", self.pipeline.defaults, seeds)
         rows += self._rows([*self._baselines(), default])
         default_row = next(row for row in rows if row.name == default.name)
@@ -183,7 +190,7 @@ class Benchmark:
     def _model(self, name: str, settings: DecodeSettings, seeds: int) -> Method:
         """Return the model with these settings as a method."""
         return Method(
-            name,
+            f"{name} ({slug(settings)})",
             {
                 f"{slug(settings)}-seed{seed}": by_model(self.pipeline, settings, seed)
                 for seed in range(seeds)
@@ -216,7 +223,7 @@ class Benchmark:
         parts: list[np.ndarray] = []
         for start in range(0, n, BATCH):
             images = [read_rgb(file) for file in files[start : start + BATCH]]
-            parts.append(features_of(images, self.meter.inception, user_cache() / "features"))
+            parts.append(real_features(images, self.meter.inception))
             advance(len(images), "other real images")
         figures = set_figures([np.concatenate(parts)], self.truth, self.meter.inception.source)
         return Row(f"{n} other real images", [], Evaluation(n, figures, []), np.array([]))
@@ -227,7 +234,8 @@ class Benchmark:
             for folder in folders
         ]
         evaluation = summarise(runs, self.truth, self.meter)
-        return Row(name, folders, evaluation, np.mean([run.figures["lpips"] for run in runs], 0))
+        lpips = np.mean([run.figures["lpips"] for run in runs], axis=0)
+        return Row(name, [f.relative_to(self.directory) for f in folders], evaluation, lpips)
 
 
 def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:

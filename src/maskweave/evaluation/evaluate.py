@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 
 from maskweave.checkpoint import weights_hash
 from maskweave.errors import MaskweaveError
-from maskweave.evaluation.examples import Batch, Examples, by_stem, check_stems, read_rgb
+from maskweave.evaluation.examples import Batch, Examples, paired, read_rgb
 from maskweave.evaluation.inception import (
     KID_SUBSETS,
     Inception,
@@ -21,6 +21,7 @@ from maskweave.evaluation.inception import (
     frechet_distance,
     kernel_distance,
     kid_subset,
+    real_features,
 )
 from maskweave.evaluation.metrics import (
     GREATEST,
@@ -29,7 +30,6 @@ from maskweave.evaluation.metrics import (
     lpips_distances,
     pixel_figures,
 )
-from maskweave.files import user_cache
 from maskweave.images import Pixels
 from maskweave.progress import Advance
 from maskweave.tokenizer.losses import LPIPSNet, perceptual_loss
@@ -57,7 +57,7 @@ class Measurement:
     spread: float | None
     """Half-width of ``spread_of``; None where there is one value only."""
     spread_of: str
-    """What ``spread`` is."""
+    """What ``spread`` is; empty without one."""
     n: int
     """Images behind it."""
     source: str
@@ -71,6 +71,7 @@ class Bucket(NamedTuple):
     high: float
     n: int
     means: dict[str, float]
+    """Over these images; of the greatest changes the greatest."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,7 @@ def score_folder(
     MaskweaveError
         If a file is missing, odd or broken, or does not fit its truth.
     """
-    files = by_stem(results)
-    check_stems(results, files, "the truth", examples.truth)
+    files = paired(results, examples.truth)
     parts: list[Scores] = []
     for batch in examples.batches():
         parts.append(meter.score([read_rgb(files[stem]) for stem in batch.stems], batch, cache))
@@ -195,7 +195,7 @@ def truth_features(
     """Return the features of the true images, which are computed only once on a machine."""
     parts: list[np.ndarray] = []
     for batch in examples.batches():
-        parts.append(features_of(batch.images, meter.inception, user_cache() / "features"))
+        parts.append(real_features(batch.images, meter.inception))
         advance(len(batch.stems))
     return np.concatenate(parts)
 
@@ -221,13 +221,13 @@ def summarise(
         raise MaskweaveError(f"figures of a set need at least 2 images, got {n}")
     source = meter.inception.source
     figures = set_figures([run.features for run in runs], truth, source)
-    means = {name: np.mean([run.figures[name] for run in runs], axis=0) for name in runs[0].figures}
-    for name, values in means.items():
-        figures[name] = measured(values, "95 % over images", meter.sources[name])
-    if figures[GREATEST].n:
-        greatest = float(np.nanmax([run.figures[GREATEST] for run in runs]))
-        figures[GREATEST] = replace(figures[GREATEST], value=greatest, spread=None)
-    return Evaluation(n, figures, _buckets(means, runs[0].hole_shares))
+    by_image = {
+        name: (np.max if name == GREATEST else np.mean)([run.figures[name] for run in runs], axis=0)
+        for name in runs[0].figures
+    }
+    for name, values in by_image.items():
+        figures[name] = _over_images(name, values, meter.sources[name])
+    return Evaluation(n, figures, _buckets(by_image, runs[0].hole_shares))
 
 
 def set_figures(
@@ -242,7 +242,7 @@ def set_figures(
     kids, deviations = np.array([kernel_distance(run, truth) for run in runs]).T
     fid = measured(fids, "95 % over seeds", source)
     kid = measured(kids, "95 % over seeds", kid_source)
-    if len(runs) == 1:
+    if len(runs) == 1 and kid_subset(n) < n:
         kid = replace(kid, spread=float(deviations[0]), spread_of="deviation over subsets")
     return {"fid": replace(fid, n=n), "kid": replace(kid, n=n)}
 
@@ -251,16 +251,23 @@ def measured(values: Float[np.ndarray, "n"], spread_of: str, source: str) -> Mea
     """Return the mean of the finite values with Student's 95 % interval."""
     values = values[np.isfinite(values)]
     n = len(values)
-    if n == 0:
-        return Measurement(math.nan, None, spread_of, 0, source)
-    spread = None
-    if n > 1:
-        spread = float(student_t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Measurement(float(values.mean()), spread, spread_of, n, source)
+    mean = float(values.mean()) if n else math.nan
+    if n < 2:
+        return Measurement(mean, None, "", n, source)
+    spread = float(student_t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
+    return Measurement(mean, spread, spread_of, n, source)
+
+
+def _over_images(name: str, values: Float[np.ndarray, "images"], source: str) -> Measurement:
+    """Return the mean of a figure; of the greatest changes the greatest."""
+    figure = measured(values, "95 % over images", source)
+    if name == GREATEST and figure.n:
+        return replace(figure, value=float(np.nanmax(values)), spread=None, spread_of="")
+    return figure
 
 
 def _buckets(
-    means: dict[str, Float[np.ndarray, "images"]], shares: Float[np.ndarray, "images"]
+    by_image: dict[str, Float[np.ndarray, "images"]], shares: Float[np.ndarray, "images"]
 ) -> list[Bucket]:
     """Sum up by the hole's share of the image; empty ranges are left out."""
     index = np.minimum((shares * BUCKETS).astype(int), BUCKETS - 1)
@@ -269,7 +276,7 @@ def _buckets(
             int(bucket) / BUCKETS,
             (int(bucket) + 1) / BUCKETS,
             int((index == bucket).sum()),
-            {name: measured(v[index == bucket], "", "").value for name, v in means.items()},
+            {name: _over_images(name, v[index == bucket], "").value for name, v in by_image.items()},
         )
         for bucket in np.unique(index)
     ]

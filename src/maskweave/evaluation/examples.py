@@ -81,8 +81,7 @@ def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Exampl
         If a folder cannot be read or has fewer than two images, or the stems differ.
     """
     images = by_stem(truth)
-    holes = by_stem(masks)
-    check_stems(masks, holes, images)
+    holes = paired(masks, images)
     if len(images) < 2:
         raise MaskweaveError(f"{truth}: figures of a set need at least 2 images, got {len(images)}")
     return Examples(images, holes, invert_mask)
@@ -91,6 +90,23 @@ def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Exampl
 def by_stem(directory: Path) -> dict[str, Path]:
     """Return the images of a folder by their names without suffix."""
     return {file.stem: file for file in list_images(directory)}
+
+
+def paired(directory: Path, truth: dict[str, Path]) -> dict[str, Path]:
+    """Return the images of a folder by their stems, which must be those of the truth.
+
+    Raises
+    ------
+    MaskweaveError
+        If a stem is missing or one too many.
+    """
+    files = by_stem(directory)
+    missing, extra = truth.keys() - files.keys(), files.keys() - truth.keys()
+    for stems, fault in ((missing, "missing"), (extra, "too many")):
+        if stems:
+            names = ", ".join(sorted(stems)[:3]) + (", ..." if len(stems) > 3 else "")
+            raise MaskweaveError(f"{directory}: {len(stems)} {fault}, by name: {names}")
+    return files
 
 
 def read_rgb(file: Path) -> Pixels:
@@ -105,12 +121,3 @@ def read_rgb(file: Path) -> Pixels:
     if picture.transparent is not None:
         raise MaskweaveError(f"{file} has an alpha channel, which no figure compares; remove it")
     return picture.pixels
-
-
-def check_stems(directory: Path, files: dict[str, Path], truth: dict[str, Path]) -> None:
-    """Raise MaskweaveError, naming names, unless a folder has the stems of the truth."""
-    missing, extra = truth.keys() - files.keys(), files.keys() - truth.keys()
-    for stems, fault in ((missing, "missing"), (extra, "too many")):
-        if stems:
-            names = ", ".join(sorted(stems)[:3]) + (", ..." if len(stems) > 3 else "")
-            raise MaskweaveError(f"{directory}: {len(stems)} {fault}, by name: {names}")

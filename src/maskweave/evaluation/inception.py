@@ -7,6 +7,7 @@ its own because many published figures were measured with it.
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -29,7 +30,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from maskweave.errors import MaskweaveError
-from maskweave.files import sha256, write_whole
+from maskweave.files import sha256, user_cache, write_whole
 from maskweave.images import Pixels
 
 Resize = Literal["torch-fidelity", "pytorch-fid"]
@@ -115,7 +116,7 @@ class Inception(nn.Module):
 
 
 def features_of(
-    images: Sequence[Pixels], inception: Inception, cache: Path | None = None
+    images: Sequence[Pixels], inception: Inception, cache: Path | None = None, required: bool = True
 ) -> Float[np.ndarray, "images features"]:
     """Return the features of images of any sizes, from the cache if they are there.
 
@@ -128,6 +129,8 @@ def features_of(
     cache : Path, optional
         Folder with a file for every batch that was ever asked for, named by the hash of its pixels
         and of the network. Missing, it is made.
+    required : bool
+        Whether it is an error if the cache cannot be written.
 
     Raises
     ------
@@ -152,8 +155,16 @@ def features_of(
             "there; fewer --features may work"
         )
     if file:
-        write_cached(file, {"features": features})
+        with nullcontext() if required else suppress(MaskweaveError):
+            write_cached(file, {"features": features})
     return features.numpy()
+
+
+def real_features(
+    images: Sequence[Pixels], inception: Inception
+) -> Float[np.ndarray, "images features"]:
+    """Return the features of images that many commands measure, kept in the user's cache."""
+    return features_of(images, inception, user_cache() / "features", required=False)
 
 
 def frechet_distance(

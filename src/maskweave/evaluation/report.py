@@ -50,6 +50,8 @@ class Section:
     """Each with its name, which becomes the stem of its file."""
     table: Table | None = None
     """Stands between text and pictures."""
+    items: tuple[str, ...] = ()
+    """A list of plain text, between text and table."""
 
 
 def write_report(directory: Path, title: str, sections: Sequence[Section]) -> None:
@@ -78,10 +80,20 @@ def write_report(directory: Path, title: str, sections: Sequence[Section]) -> No
         if names.count(name) > 1 or not name or re.search(r"[/\\\0]", name):
             raise MaskweaveError(f"figures need file names, each its own, not {name!r}")
     pictures = {name: _png(figure) for name, figure in figures}
+    _remove_pictures(directory)
     for name, picture in pictures.items():
         write_whole(directory / f"{name}.png", picture)
     write_whole(directory / "report.md", _markdown(title, sections).encode())
     write_whole(directory / "index.html", _html(title, sections, pictures).encode())
+
+
+def _remove_pictures(directory: Path) -> None:
+    """Remove the pictures that an earlier report shows, as the new one may not replace them all."""
+    report = directory / "report.md"
+    shown = report.read_bytes() if report.is_file() else b""
+    for file in directory.glob("*.png"):
+        if _link(file.stem).encode() in shown:
+            file.unlink()
 
 
 def _png(figure: Figure) -> bytes:
@@ -116,6 +128,8 @@ def _html(title: str, sections: Sequence[Section], pictures: dict[str, bytes]) -
 def _html_section(number: int, section: Section, pictures: dict[str, bytes]) -> str:
     parts = [f'<section id="s{number}">\n<h2>{escape(section.title)}</h2>']
     parts += [f"<p>{escape(paragraph)}</p>" for paragraph in _paragraphs(section.text)]
+    if section.items:
+        parts += ["<ul>", *(f"<li>{escape(item)}</li>" for item in section.items), "</ul>"]
     if section.table:
         rows = [_html_row("td", row) for row in section.table.rows]
         head = f"<thead>{_html_row('th', section.table.head)}</thead>"
@@ -137,14 +151,21 @@ def _markdown(title: str, sections: Sequence[Section]) -> str:
     for section in sections:
         blocks.append(f"## {_line(section.title)}")
         blocks += [_paragraph(paragraph) for paragraph in _paragraphs(section.text)]
+        if section.items:
+            blocks.append("\n".join(f"- {_paragraph(item)}" for item in section.items))
         if section.table:
             head, rows = section.table.head, section.table.rows
             rule = "|".join(["|---", *["---:"] * (len(head) - 1)]) + "|"
             blocks.append("\n".join([_markdown_row(head), rule, *map(_markdown_row, rows)]))
         for name, _ in section.pictures:
             alt = _line(f"{section.title}: {name}")
-            blocks.append(f"![{alt}]({quote(name, safe='')}.png)")
+            blocks.append(f"![{alt}{_link(name)}")
     return "\n\n".join(blocks) + "\n"
+
+
+def _link(name: str) -> str:
+    """Return how the link to a picture ends."""
+    return f"]({quote(name, safe='')}.png)"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -71,32 +71,31 @@ def write_benchmark_report(
 
 def _table_section(benchmark: Benchmark, rows: Sequence[Row]) -> Section:
     identity = benchmark.identity
-    sources = "\n".join(
-        f"{COLUMNS[name]}: {figure.source}" for name, figure in rows[-1].evaluation.figures.items()
-    )
     text = _prose(f"""
     {len(benchmark.examples)} images. Known pixels are kept, but where a line says "as painted".
     ± is the 95 % interval over the seeds for FID and KID of the model (the deviation over subsets
     for a KID of one set), and over the images for all else. Compare FID at equal n, masks and
     resize only. The best settings of the sweep were chosen on these images: their line flatters.
     """)
-    text += f"\n\n{sources}\n\n"
-    text += _prose(f"""
+    text += "\n\n" + _prose(f"""
     SHA-256 of the model {identity["model"][:8]}, of the examples {identity["examples"][:8]};
     {identity["dtype"]}, maskweave {identity["maskweave"]}, torch {version("torch")}.
     """)
-    return Section(
-        "Figures", text, table=methods_table([(row.name, row.evaluation) for row in rows])
-    )
+    figures = rows[-1].evaluation.figures
+    sources = tuple(f"{COLUMNS[name]}: {figure.source}" for name, figure in figures.items())
+    table = methods_table([(row.name, row.evaluation) for row in rows])
+    return Section("Figures", text, table=table, items=sources)
 
 
 def _share_section(row: Row) -> Section:
-    text = f"{row.name}: means over the images whose hole covers so much of them."
+    text = _prose(f"""
+    {row.name}: means over the images whose hole covers so much of them; of the greatest changes
+    the greatest.
+    """)
     return Section("By size of the hole", text, table=share_table(row.evaluation))
 
 
 def _sweep_section(trajectories: Sequence[Trajectory]) -> Section:
-    seeds, _ = trajectories[0].figures["fid"].shape
     groups: dict[str, dict[str, Trajectory]] = {}
     for each in trajectories:
         settings = each.settings
@@ -114,9 +113,10 @@ def _sweep_section(trajectories: Sequence[Trajectory]) -> Section:
         cells.append(
             (slug(each.settings), str(t), f"{fid:.4g}", *(f"{value:.4g}" for value in others))
         )
+    n, seeds = trajectories[0].n, trajectories[0].seeds
     text = _prose(f"""
-    FID after the first t of T steps, mean and range of {seeds} seeds, over fewer images than the
-    table: its FID is higher for that alone. The table has the best t of each combination.
+    FID after the first t of T steps, mean and range of {seeds} seed{"s" * (seeds > 1)}, over {n}
+    images; do not compare with the table of figures. Below, the best t of each combination.
     """)
     head = ("settings", "t", "FID", *(COLUMNS[name] for name in SWEPT))
     return Section("FID against t", text, tuple(pictures), Table(head, tuple(cells)))
@@ -161,16 +161,17 @@ def _sheet_section(benchmark: Benchmark, results: Results, stems: np.ndarray) ->
         rows = [
             {
                 "hole": covered(image, hole),
-                "result": read_rgb(row.folders[0] / f"{stem}.png"),
+                "result": read_rgb(benchmark.directory / row.folders[0] / f"{stem}.png"),
                 "truth": image,
-                "biharmonic": read_rgb(classical.folders[0] / f"{stem}.png"),
+                "biharmonic": read_rgb(benchmark.directory / classical.folders[0] / f"{stem}.png"),
             }
             for stem, image, hole in zip(*batch, strict=True)
         ]
-        captions = [f"{stem} LPIPS {lpips[stem]:.3f}" for stem in cases]
+        captions = [f"{stem} mean LPIPS {lpips[stem]:.3f}" for stem in cases]
         sheets.append((f"fills-{name}", sheet(rows, captions)))
     text = _prose(f"""
-    {row.name}, seed 0: random images, those around the median of LPIPS and the worst ones.
+    {row.name}, seed 0: random images, those around the median of LPIPS and the worst ones. LPIPS
+    is the mean over all seeds.
     """)
     return Section("Fills", text, tuple(sheets))
 

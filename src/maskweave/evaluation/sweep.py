@@ -61,8 +61,15 @@ class Trajectory(NamedTuple):
     """One combination of the sweep."""
 
     settings: DecodeSettings
+    n: int
+    """Images behind each figure."""
     figures: dict[str, Float[np.ndarray, "seeds steps"]]
     """For t = 1 .. T: ``fid``, ``lpips``, ``psnr_hole`` and ``ssim_hole``."""
+
+    @property
+    def seeds(self) -> int:
+        """Their number."""
+        return len(self.figures["fid"])
 
     def best(self) -> tuple[int, float]:
         """Return the t with the lowest mean FID, and that FID."""
@@ -112,7 +119,8 @@ def trajectory(
         figures["fid"].append(np.array(fids))
         for name in SWEPT:
             figures[name].append(joined[name].mean(axis=1))
-    return Trajectory(settings, {name: np.stack(rows) for name, rows in figures.items()})
+    stacked = {name: np.stack(rows) for name, rows in figures.items()}
+    return Trajectory(settings, len(examples), stacked)
 
 
 def slug(settings: DecodeSettings) -> str:

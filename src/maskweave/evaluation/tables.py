@@ -48,7 +48,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
             COLUMNS[name],
             f"{figure.value:.4g}",
             "" if figure.spread is None else f"{figure.spread:.2g}",
-            "" if figure.spread is None else figure.spread_of,
+            figure.spread_of,
             str(figure.n),
             figure.source,
         )
