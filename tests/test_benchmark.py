@@ -36,6 +36,7 @@ from maskweave.evaluation.sweep import SWEPT, Grid, Trajectory, best_of, slug, t
 from maskweave.images import read_image, read_mask
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
+from maskweave.progress import progress
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
@@ -59,14 +60,14 @@ def meter(torch_home: Path) -> Meter:
     return meter
 
 
-def model_of(seed: int) -> InpaintPipeline:
+def model_of(seed: int, heads: int = 2) -> InpaintPipeline:
     """Return a model for images of the smallest size that is measured."""
     torch.manual_seed(seed)
     config = TokenizerConfig(
         image_size=SIDE, codebook_size=32, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     )
     transformer = BidirectionalTransformer(
-        TransformerConfig(codebook_size=32, length=64, dim=16, layers=2, heads=2, mlp_dim=32)
+        TransformerConfig(codebook_size=32, length=64, dim=16, layers=2, heads=heads, mlp_dim=32)
     )
     for parameter in transformer.parameters():  # far from uniform predictions
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
@@ -247,15 +248,18 @@ def test_fills_keep_known_pixels_but_those_as_painted(whole: Whole, examples: Ex
         assert any(same) == all(same) == (not fills.name.endswith("-as-painted")), fills
 
 
-def test_the_table_has_floors_baselines_limits_and_the_model(whole: Whole) -> None:
+def test_the_table_has_floors_baselines_limits_and_the_model(
+    whole: Whole, model: InpaintPipeline
+) -> None:
     names = [row.name for row in whole.results.rows]
+    default, best = slug(model.defaults), slug(best_of(whole.results.trajectories))
     assert names == [
         "grey", "OpenCV Telea", "OpenCV Navier-Stokes", "scikit-image biharmonic",
         "tokenizer, true tokens", "tokenizer, true tokens, as painted",
-        "tiny, default settings", "tiny, default settings, as painted",
-        "tiny, best of the sweep", "tiny, best of the sweep, as painted",
+        f"tiny, default settings ({default})", f"tiny, default settings ({default}), as painted",
+        f"tiny, best of the sweep ({best})", f"tiny, best of the sweep ({best}), as painted",
     ]  # fmt: skip
-    assert whole.results.default.name == "tiny, default settings"
+    assert whole.results.default.name == f"tiny, default settings ({default})"
     for row in whole.results.rows:
         figures = row.evaluation.figures
         seeds = 2 if row.name.startswith("tiny") else 1
@@ -327,6 +331,7 @@ def test_a_folder_of_another_model_or_of_other_images_is_refused_and_left_alone(
     before = contents(whole.directory)
     for other, images in [
         (model_of(1), examples),
+        (model_of(0, heads=4), examples),  # with the same weights
         (half, examples),
         (model, examples.subset(4)),
         (model, replace(examples, invert_mask=True)),
@@ -344,6 +349,20 @@ def test_a_folder_of_another_model_or_of_other_images_is_refused_and_left_alone(
     assert contents(whole.directory) == before
 
 
+@pytest.mark.parametrize("broken", ["truth", "masks", "real"])
+def test_a_broken_image_does_not_lock_the_folder(
+    broken: str, model: InpaintPipeline, meter: Meter, tmp_path: Path
+) -> None:
+    write_examples(tmp_path)
+    shutil.copytree(tmp_path / "truth", tmp_path / "real")
+    file = tmp_path / broken / "picture4.png"
+    file.write_bytes(file.read_bytes()[:60])
+    benchmark = Benchmark(model, read(tmp_path), meter, tmp_path / "out")
+    with pytest.raises(MaskweaveError, match=r"picture4\.png is not a readable image"):
+        benchmark.run("tiny", GRID, tmp_path / "real")
+    assert not (tmp_path / "out").exists()
+
+
 def test_images_of_another_size_are_filled_but_the_tokenizer_alone_is_not_measured(
     model: InpaintPipeline, meter: Meter, tmp_path: Path
 ) -> None:
@@ -351,17 +370,19 @@ def test_images_of_another_size_are_filled_but_the_tokenizer_alone_is_not_measur
     grid = Grid(schedules=("linear",), steps=(1,), seeds=1, images=2)
     found = Benchmark(model, examples, meter, tmp_path / "out").run("tiny", grid)
     assert not [row.name for row in found.rows if row.name.startswith("tokenizer")]
-    assert found.default.name == "tiny, default settings"
+    assert found.default.name.startswith("tiny, default settings")
     assert found.default.evaluation.figures["known_change_max"].value == 0
     assert found.default.evaluation.figures["fid"].spread is None
 
 
 def test_the_command_prints_only_json_and_writes_a_report(
-    folder: Path, saved: Path, torch_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    saved: Path, torch_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(torch_home))
     logs, out = tmp_path / "stage", tmp_path / "out"
-    truth, masks = folder / "truth", folder / "masks"
+    write_examples(tmp_path)
+    truth, masks = tmp_path / "truth", tmp_path / "masks"
+    Image.new("L", (SIDE, SIDE), "white").save(masks / "picture4.png")  # nobody is warned
     with SummaryWriter(str(logs)) as writer:
         for step in range(5):
             writer.add_scalar("loss", 1 / (step + 1), step)
@@ -379,12 +400,14 @@ def test_the_command_prints_only_json_and_writes_a_report(
         ("linear", 0), ("linear", 1), ("cosine", 0), ("cosine", 1),
     ]  # fmt: skip
     assert {np.shape(each["fid"]) for each in printed["sweep"]} == {(2, 3)}
+    assert {(each["n"], each["seeds"]) for each in printed["sweep"]} == {(4, 2)}
+    assert all((out / folder).is_dir() for row in printed["rows"] for folder in row["folders"])
     real, floor, *_ = printed["rows"]
     assert (real["name"], real["figures"]["fid"]["n"]) == ("5 other real images", 5)
     assert real["figures"]["fid"]["value"] == pytest.approx(0, abs=1e-6)
 
     report = (out / "report" / "report.md").read_text()
-    for words in ("tiny, best of the sweep, as painted", "5 other real images", "From the runs'"):
+    for words in ("best of the sweep", "5 other real images", "From the runs'", "over 4 images"):
         assert words in report
     pictures = {file.stem for file in (out / "report").glob("*.png")}
     assert {"losses", "decoding-linear", "decoding-cosine", "fills-worst"} < pictures
@@ -436,12 +459,11 @@ def test_what_is_wrong_is_one_line_exit_2_and_found_before_any_work(
     asked = count_calls(monkeypatch, Inception, "forward")
     result = run("benchmark", *(part for pair in given.items() for part in pair))
     assert result.exit_code == 2, result.output
-    *before, last = result.stderr.splitlines()
-    assert last.startswith("error: ") and message in last
-    assert not [line for line in before if not line.startswith("note: ")]
+    [line] = result.stderr.splitlines()
+    assert line.startswith("error: ") and message in line
     assert not result.stdout
     assert asked == [0]
-    assert not (tmp_path / "out" / "fills").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_grid_is_every_combination_on_top_of_the_defaults() -> None:
@@ -474,8 +496,8 @@ def test_settings_that_differ_have_folders_that_differ(change: dict[str, Any]) -
 def test_the_best_of_a_sweep_has_the_lowest_mean_fid_of_all_steps() -> None:
     one, other = DecodeSettings(steps=3, stop_after=3), DecodeSettings(steps=4, stop_after=4)
     trajectories = [
-        Trajectory(one, {"fid": np.array([[5.0, 4.0, 9.0], [5.0, 4.0, 1.0]])}),
-        Trajectory(other, {"fid": np.array([[8.0, 0.5, 6.0, 8.0], [8.0, 6.5, 6.0, 8.0]])}),
+        Trajectory(one, 9, {"fid": np.array([[5.0, 4.0, 9.0], [5.0, 4.0, 1.0]])}),
+        Trajectory(other, 9, {"fid": np.array([[8.0, 0.5, 6.0, 8.0], [8.0, 6.5, 6.0, 8.0]])}),
     ]
     assert [each.best() for each in trajectories] == [(2, 4.0), (2, 3.5)]
     assert best_of(trajectories) == replace(other, stop_after=2)
@@ -529,6 +551,16 @@ def test_logs_of_the_same_name_are_refused(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["benchmark", *options])
     assert result.exit_code == 2
     assert "folders of the same name" in result.stderr
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_is_on_terminals_alone_and_its_text_no_markup(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
+    with progress(1) as advance:
+        advance(1, "my[/v2]cats")
+    assert ("my[/v2]cats" in capsys.readouterr().err) == terminal
 
 
 def test_settings_that_differ_a_little_have_folders_of_their_own() -> None:

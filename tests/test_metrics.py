@@ -33,6 +33,7 @@ from maskweave.evaluation.metrics import (
     check_example,
     pixel_figures,
 )
+from maskweave.tokenizer import losses
 
 SHAPE = (32, 40)
 
@@ -271,10 +272,41 @@ def test_odd_arrays_are_refused_by_name(
     assert str(error.value).startswith("photo: ")
 
 
+@pytest.mark.parametrize("rows", [20, 32], ids=["from border to border", "all"])
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_fill_an_image_that_is_all_hole(name: str, rng: np.random.Generator) -> None:
-    [filled] = BASELINES[name]([noise(rng)], [np.ones(SHAPE, bool)])
+def test_baselines_do_not_read_under_a_hole_at_the_border(
+    name: str, rows: int, rng: np.random.Generator
+) -> None:
+    image, hole = noise(rng), box(SHAPE, slice(rows), slice(None))
+    other = np.where(hole[..., None], noise(rng), image)
+    filled, unread = BASELINES[name]([image, other], [hole, hole])
     assert filled.shape == (*SHAPE, 3) and filled.dtype == np.uint8
+    assert np.array_equal(filled, unread)
+
+
+def test_a_broken_download_of_lpips_is_an_error_and_nothing_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(net_type: str) -> None:
+        print("Downloading", net_type)
+        raise RuntimeError("invalid hash value")
+
+    monkeypatch.setattr(losses, "LearnedPerceptualImagePatchSimilarity", download)
+    with pytest.raises(MaskweaveError, match=r"LPIPS needs .*invalid hash value"):
+        losses.perceptual_loss("squeeze")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_broken_download_of_inception_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(url: str, file: str, digits: str) -> None:
+        raise RuntimeError("invalid hash value")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    with pytest.raises(MaskweaveError, match=r"FID needs .*invalid hash value"):
+        Inception(64, "torch-fidelity")
 
 
 def test_pasting_takes_the_hole_of_one_and_the_rest_of_the_other(rng: np.random.Generator) -> None:

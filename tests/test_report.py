@@ -49,7 +49,7 @@ def directory(tmp_path: Path) -> Path:
         Section(
             NASTY, f"# no heading\n- no list\n\n\n  {NASTY}  ", (("<b> 50%", figure()),), table
         ),
-        Section("Second", "", (("second", figure(2)), ("a b#?", figure(3)))),
+        Section("Second", "", (("second", figure(2)), ("a b#?", figure(3))), items=("1. *", "two")),
     ]
     write_report(tmp_path / "new" / "report", f"Report {NASTY}", sections)
     return tmp_path / "new" / "report"
@@ -105,6 +105,7 @@ def test_markdown_shows_the_same(directory: Path) -> None:
     assert set(files) == set(directory.glob("*.png"))
     assert [line[:2] for line in lines if line.startswith("#")] == ["# ", "##", "##"]
     assert "\\# no heading" in lines and "\\- no list" in lines
+    assert [line for line in lines if line.startswith("- ")] == ["- 1\\. \\*", "- two"]
     rows = [re.split(r"(?<!\\)\|", line) for line in lines if line.startswith("|")]
     assert {len(row) for row in rows} == {4} and len(rows) == 4
     assert rows[1] == ["", "---", "---:", ""]
@@ -120,12 +121,14 @@ def test_decimals_in_markdown_stay_readable(tmp_path: Path) -> None:
 
 
 def test_a_report_replaces_an_earlier_one(directory: Path) -> None:
+    (directory / "of the user.png").touch()
     before = (directory / "second.png").read_bytes()
     write_report(directory, "New", [Section("Only", "text", (("second", figure(-5)),))])
     assert (directory / "second.png").read_bytes() != before
     for file in ("index.html", "report.md"):
         text = (directory / file).read_text()
         assert "New" in text and "Report" not in text
+    assert {file.name for file in directory.glob("*.png")} == {"second.png", "of the user.png"}
     assert not list(directory.glob("*unfinished*")) + list(directory.glob(".*"))
 
 

@@ -21,8 +21,8 @@ TOKENIZERS = {
 
 TRANSFORMERS = {
     # Stage 2 of the reference experiment, to the letter: every token is masked on its own with a
-    # ratio of U(0, 0.5), the loss counts all tokens, the rate rises by the epoch, the positions stay
-    # at their random initial values.
+    # ratio of U(0, 0.5), the loss counts all tokens, the rate rises by the epoch, and positions
+    # stay at their random initial values.
     # maskweave train transformer --preset reference --data DIR --tokenizer RUN --output MODEL
     "reference": TransformerRecipe(
         model=TransformerConfig(dropout=0.1, mask_logit=True),

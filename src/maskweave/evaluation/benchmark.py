@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
     name: str
     folders: list[Path]
-    """Of filled images, one for each seed, in the benchmark's."""
+    """Of filled images, one for each seed, below the benchmark's folder."""
     evaluation: Evaluation
     lpips: Float[np.ndarray, "images"]
     """Of every image, in the order of the stems: the mean over the seeds."""

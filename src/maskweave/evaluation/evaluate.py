@@ -276,7 +276,10 @@ def _buckets(
             int(bucket) / BUCKETS,
             (int(bucket) + 1) / BUCKETS,
             int((index == bucket).sum()),
-            {name: _over_images(name, v[index == bucket], "").value for name, v in by_image.items()},
+            {
+                name: _over_images(name, values[index == bucket], "").value
+                for name, values in by_image.items()
+            },
         )
         for bucket in np.unique(index)
     ]

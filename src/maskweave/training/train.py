@@ -33,6 +33,9 @@ VALIDATION_IMAGES = 256
 VALIDATION_SHARE = 0.05
 """Of the images, held out where no folder for validation is named."""
 
+HARMLESS = ("workers", "log_every", "save_every", "wandb")
+"""Settings of a run that change none of its weights: it may go on with others."""
+
 
 class _Data(NamedTuple):
     images: Images
@@ -174,12 +177,14 @@ def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> No
     # Through JSON and back, so that tuples compare equal to the lists of the file.
     recipe = json.loads(json.dumps(recipe))
     file = output / "recipe.json"
-    if file.exists() and (found := read_json(file)) != recipe:
-        differing = [name for name in recipe if found.get(name) != recipe[name]]
-        raise MaskweaveError(
-            f"{output} holds a run of another recipe ({file}: {', '.join(differing)} differ); "
-            "name a new folder"
-        )
+    if file.exists():
+        found = read_json(file)
+        found["run"] = found.get("run", {}) | {n: recipe["run"][n] for n in HARMLESS}
+        if differing := [name for name in recipe if found.get(name) != recipe[name]]:
+            raise MaskweaveError(
+                f"{output} holds a run of another recipe ({file}: not the same "
+                f"{', '.join(differing)}); name a new folder"
+            )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(file, recipe)

@@ -1,0 +1,140 @@
+"""Several processes, and several parts of a batch, train as one process with the whole batch."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from maskweave.errors import MaskweaveError
+from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training.loop import RunConfig, accelerator_for
+from maskweave.training.optimiser import OptimiserConfig
+from maskweave.training.overrides import override
+from maskweave.training.tokenizer_task import TokenizerLoss, TokenizerRecipe
+from maskweave.training.train import train_tokenizer, train_transformer
+from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
+from maskweave.transformer import TransformerConfig
+
+RUN = RunConfig(steps=8, batch_size=8, precision="no", log_every=1, save_every=8)
+TOKENIZER = TokenizerRecipe(
+    model=TokenizerConfig(
+        image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
+    ),
+    loss=TokenizerLoss(perceptual=0.0, adversarial_start=0.5, shift=1),
+    optimiser=OptimiserConfig(warmup=2, ema=0.9),
+    run=RUN,
+)
+TRANSFORMER = TransformerRecipe(
+    model=TransformerConfig(dim=16, layers=2, heads=2, mlp_dim=16, attention_dropout=0.0, patch=4),
+    masking=MaskingConfig(views=3, shift=1, unmasked_weight=0.3),
+    optimiser=OptimiserConfig(warmup=2, ema=0.9),
+    run=RUN,
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        pixels = rng.integers(0, 256, size=(16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both stages, trained by one process."""
+    runs = tmp_path_factory.mktemp("single")
+    train(TOKENIZER, TRANSFORMER, photos, runs, runs / "tokenizer" / "tokenizer")
+    return runs
+
+
+def train(
+    tokenizer: TokenizerRecipe,
+    transformer: TransformerRecipe,
+    photos: Path,
+    runs: Path,
+    trained: Path,
+) -> None:
+    train_tokenizer(tokenizer, photos, runs / "tokenizer", cache=runs / "cache")
+    train_transformer(transformer, photos, trained, runs / "model", cache=runs / "cache")
+
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+from test_processes import TOKENIZER, TRANSFORMER, train
+
+train(TOKENIZER, TRANSFORMER, *map(Path, sys.argv[1:]))
+"""
+
+
+def curves(run: Path) -> dict[str, list[float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (file,) = run.glob("logs/**/events*")
+    log = EventAccumulator(str(file))
+    log.Reload()
+    scalars = log.Tags()["scalars"]
+    return {n: [s.value for s in log.Scalars(n)] for n in scalars if not n.startswith("speed/")}
+
+
+def assert_same_curves(run: Path, single: Path) -> None:
+    ours, theirs = curves(run), curves(single)
+    assert ours.keys() == theirs.keys() and "validation/loss" in theirs
+    for name in theirs:
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, rtol=1e-5, err_msg=name)
+
+
+def test_two_processes_train_as_one(photos: Path, single: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(LAUNCHED)
+    launch = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    arguments = [tmp_path / "script.py", photos, tmp_path, single / "tokenizer" / "tokenizer"]
+    finished = subprocess.run(
+        [
+            sys.executable, "-m", "accelerate.commands.launch", *launch.split(),
+            "--main_process_port", "0", *map(str, arguments),
+        ],
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "USE_LIBUV": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    assert "loss/discriminator" in curves(tmp_path / "tokenizer")
+    assert_same_curves(tmp_path / "tokenizer", single / "tokenizer")
+    assert_same_curves(tmp_path / "model", single / "model")
+
+
+def test_a_batch_in_parts_trains_as_a_whole(photos: Path, single: Path, tmp_path: Path) -> None:
+    parts = ["run.accumulate=4"]
+    whole = override(TOKENIZER, ["loss.adversarial=0"])  # whose weight each part finds for itself
+    train_tokenizer(override(whole, parts), photos, tmp_path / "parts")
+    train_tokenizer(whole, photos, tmp_path / "whole")
+    assert_same_curves(tmp_path / "parts", tmp_path / "whole")
+    tokenizer = single / "tokenizer" / "tokenizer"
+    train_transformer(override(TRANSFORMER, parts), photos, tokenizer, tmp_path / "model")
+    assert_same_curves(tmp_path / "model", single / "model")
+
+
+def test_workers_change_nothing(photos: Path, single: Path, tmp_path: Path) -> None:
+    tokenizer = single / "tokenizer" / "tokenizer"
+    recipe = override(TRANSFORMER, ["run.workers=2"])
+    train_transformer(recipe, photos, tokenizer, tmp_path / "model")
+    ours, theirs = (
+        load_file(run / "model/transformer/model.safetensors") for run in (tmp_path, single)
+    )
+    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskweaveError, match="no multiple of 1 processes times accumulate 3"):
+        accelerator_for(RunConfig(batch_size=8, accumulate=3, precision="no"), tmp_path)
