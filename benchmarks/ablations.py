@@ -41,14 +41,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "scattered masks instead of regions": ("masking.whole=1",),
     "loss over all tokens": ("masking.unmasked_weight=1",),
     "unmasked tokens weigh 0.1": ("masking.unmasked_weight=0.1",),
+    "tokens alone, no known pixels": ("model.patch=0",),
+    "modern block, MLP of 2/3 the width": ("model.modern=true", "model.mlp_dim=384"),
+    "post-norm, the reference block": ("model.pre_norm=false",),
+    "no flips and shifts": ("masking.views=1",),
+    "no EMA": ("optimiser.ema=0",),
+    "label smoothing 0.1": ("masking.label_smoothing=0.1",),
     "ratio uniform in [0, 1]": ("masking.ratio=0,1",),
     "ratio arccos": ("masking.schedule=arccos",),
-    "label smoothing 0.1": ("masking.label_smoothing=0.1",),
-    "no EMA": ("optimiser.ema=0",),
-    "no flips and shifts": ("masking.views=1",),
-    "post-norm, the reference block": ("model.pre_norm=false",),
-    "modern block, MLP of 2/3 the width": ("model.modern=true", "model.mlp_dim=384"),
-    "tokens alone, no known pixels": ("model.patch=0",),
 }
 
 KINDS = ("random-walk", "thick", "box")
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--tokenizer", default="cats64")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--images", type=int, default=120)
     arguments = parser.parse_args()
     images = [read_image(f).pixels for f in find_images(arguments.validation)[: arguments.images]]
