@@ -72,7 +72,7 @@ def unfinished(file: Path) -> Generator[Path]:
         yield path
         path.replace(file)
     except OSError as error:
-        raise MaskweaveError(f"cannot write {file}: {error.strerror}") from error
+        raise MaskweaveError(f"cannot write {file}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
             path.unlink()

@@ -135,7 +135,7 @@ def features_of(
     Raises
     ------
     MaskweaveError
-        If a feature is not finite: the weights are broken.
+        If a feature is not finite: the weights are broken. If a required cache cannot be written.
     """
     identity = hashlib.sha256(inception.source.encode() + inception.sha256.encode())
     for image in images:
