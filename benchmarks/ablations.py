@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--tokenizer", default="cats64")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--images", type=int, default=120)
     arguments = parser.parse_args()
     images = [read_image(f).pixels for f in find_images(arguments.validation)[: arguments.images]]

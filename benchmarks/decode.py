@@ -7,8 +7,6 @@ All figures of one run belong together: machines differ, and so do their moods.
 
 import argparse
 import math
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,27 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from maskweave.holes import draw_hole, token_mask
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
+from maskweave.training.speed import gemm_rate, seconds
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
-
-
-def seconds(work: Callable[[], object], device: str, repeats: int) -> float:
-    """Return the median time of one call, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return sorted(times[1:])[repeats // 2]
-
-
-def gemm_rate(dtype: torch.dtype, device: str) -> float:
-    """Return FLOP/s of the transformer's own products at batch 16: 4096 rows, 768 to 1536."""
-    rows, inner, outer = 16 * 256, 768, 1536
-    a = torch.randn(rows, inner, dtype=dtype, device=device)
-    weight = torch.randn(outer, inner, dtype=dtype, device=device)
-    return 2 * rows * inner * outer / seconds(lambda: a @ weight.T, device, 30)
 
 
 def plain_fill(
@@ -69,7 +48,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=15)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=torch.device, default="cpu")
     arguments = parser.parse_args()
     device, steps = arguments.device, arguments.steps
     torch.manual_seed(0)

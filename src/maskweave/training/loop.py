@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, is_wandb_available, set_seed
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -91,15 +91,14 @@ def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
     MaskweaveError
         If the processes can't share a batch evenly or Weights & Biases is not installed.
     """
-    try:
-        accelerator = Accelerator(
-            mixed_precision=run.precision,
-            log_with=["tensorboard", "wandb"] if run.wandb else "tensorboard",
-            project_dir=directory / "logs",
-            dataloader_config=DataLoaderConfiguration(split_batches=True),
-        )
-    except (ImportError, ValueError) as error:
-        raise MaskweaveError(str(error)) from error
+    if run.wandb and not is_wandb_available():
+        raise MaskweaveError("run.wandb needs Weights & Biases: pip install wandb")
+    accelerator = Accelerator(
+        mixed_precision=run.precision,
+        log_with=["tensorboard", "wandb"] if run.wandb else "tensorboard",
+        project_dir=directory / "logs",
+        dataloader_config=DataLoaderConfiguration(split_batches=True),
+    )
     parts = accelerator.num_processes * run.accumulate
     if run.batch_size % parts:
         raise MaskweaveError(
