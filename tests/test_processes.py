@@ -1,6 +1,7 @@
 """Several processes, and several parts of a batch, train as one process with the whole batch."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -67,13 +68,32 @@ def train(
     train_transformer(transformer, photos, trained, runs / "model", cache=runs / "cache")
 
 
-LAUNCHED = """
+SCRIPT = """
 import sys
 from pathlib import Path
+from maskweave.training.overrides import override
 from test_processes import TOKENIZER, TRANSFORMER, train
 
-train(TOKENIZER, TRANSFORMER, *map(Path, sys.argv[1:]))
+*folders, settings = sys.argv[1:]
+recipes = (override(recipe, settings.split()) for recipe in (TOKENIZER, TRANSFORMER))
+train(*recipes, *map(Path, folders))
 """
+
+
+def run_script(
+    python: list[str], photos: Path, runs: Path, single: Path, settings: str = ""
+) -> None:
+    """Train both stages in processes of their own."""
+    (runs / "script.py").write_text(SCRIPT)
+    folders = [runs / "script.py", photos, runs, single / "tokenizer" / "tokenizer"]
+    finished = subprocess.run(
+        [sys.executable, *python, *map(str, folders), settings],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
 
 
 def curves(run: Path) -> dict[str, list[float]]:
@@ -86,29 +106,21 @@ def curves(run: Path) -> dict[str, list[float]]:
     return {n: [s.value for s in log.Scalars(n)] for n in scalars if not n.startswith("speed/")}
 
 
-def assert_same_curves(run: Path, single: Path) -> None:
+def assert_same_curves(run: Path, single: Path, tolerance: float = 1e-5) -> None:
     ours, theirs = curves(run), curves(single)
     assert ours.keys() == theirs.keys() and "validation/loss" in theirs
     for name in theirs:
-        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            ours[name], theirs[name], atol=tolerance, rtol=tolerance, err_msg=name
+        )
 
 
 def test_two_processes_train_as_one(photos: Path, single: Path, tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(LAUNCHED)
-    launch = "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    arguments = [tmp_path / "script.py", photos, tmp_path, single / "tokenizer" / "tokenizer"]
-    finished = subprocess.run(
-        [
-            sys.executable, "-m", "accelerate.commands.launch", *launch.split(),
-            "--main_process_port", "0", *map(str, arguments),
-        ],
-        env=os.environ
-        | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent), "USE_LIBUV": "0"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )  # fmt: skip
-    assert finished.returncode == 0, finished.stderr
+    launch = (
+        "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 "
+        "--mixed_precision no --dynamo_backend no --main_process_port 0"
+    )
+    run_script(launch.split(), photos, tmp_path, single)
     assert "loss/discriminator" in curves(tmp_path / "tokenizer")
     assert_same_curves(tmp_path / "tokenizer", single / "tokenizer")
     assert_same_curves(tmp_path / "model", single / "model")
@@ -123,6 +135,15 @@ def test_a_batch_in_parts_trains_as_a_whole(photos: Path, single: Path, tmp_path
     tokenizer = single / "tokenizer" / "tokenizer"
     train_transformer(override(TRANSFORMER, parts), photos, tokenizer, tmp_path / "model")
     assert_same_curves(tmp_path / "model", single / "model")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_transformer_trains_as_a_plain_one(
+    photos: Path, single: Path, tmp_path: Path
+) -> None:
+    run_script([], photos, tmp_path, single, "run.compile=true")
+    assert_same_curves(tmp_path / "model", single / "model", tolerance=1e-4)
 
 
 def test_workers_change_nothing(photos: Path, single: Path, tmp_path: Path) -> None:

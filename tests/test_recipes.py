@@ -226,7 +226,7 @@ def test_a_window_gives_means_and_names_the_step_that_is_not_finite(tmp_path: Pa
     window.open()
     for value in (1.0, float("nan"), float("inf"), 1.0):
         window.add({"loss": torch.tensor(value)})
-    with pytest.raises(MaskweaveError, match="step 9: .*last good checkpoint: none"):
+    with pytest.raises(MaskweaveError, match=r"step 9: .*last good checkpoint: none"):
         window.close(12, tmp_path)
 
 

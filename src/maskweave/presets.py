@@ -17,6 +17,31 @@ TOKENIZERS = {
         optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99)),
         run=RunConfig(steps=3000, batch_size=32, save_every=200),
     ),
+    # Any folder of photos at 128x128, 256 tokens of 8x8 pixels, on a GPU: two CPU cores beside
+    # other work train on 2.5 images/s. Its quality is not measured yet.
+    # maskweave train tokenizer --preset folder128 --data DIR --output RUN
+    "folder128": TokenizerRecipe(
+        model=TokenizerConfig(
+            image_size=128, patch=8, encoder_dim=512, channels=(32, 64, 128, 256)
+        ),
+        optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99)),
+        run=RunConfig(steps=30_000, batch_size=64, workers=4),
+    ),
+    # Any folder of photos at 256x256, 256 tokens of 16x16 pixels, on a GPU or several: two CPU
+    # cores beside other work train on 0.6 images/s. Its quality is not measured yet.
+    # maskweave train tokenizer --preset folder256 --data DIR --output RUN
+    "folder256": TokenizerRecipe(
+        model=TokenizerConfig(
+            image_size=256,
+            patch=16,
+            codebook_size=4096,
+            code_dim=16,
+            encoder_dim=768,
+            channels=(32, 64, 96, 128, 256),
+        ),
+        optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99)),
+        run=RunConfig(steps=60_000, batch_size=64, workers=8),
+    ),
 }
 
 TRANSFORMERS = {
@@ -50,5 +75,40 @@ TRANSFORMERS = {
         masking=MaskingConfig(whole=0.2, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
         run=RunConfig(steps=4500, batch_size=32, save_every=200),
+    ),
+    # The transformer for it: 1.3 images/s on two CPU cores beside other work.
+    # maskweave train transformer --preset folder128 --data DIR --tokenizer RUN --output MODEL
+    "folder128": TransformerRecipe(
+        model=TransformerConfig(
+            dim=512,
+            layers=12,
+            heads=8,
+            mlp_dim=2048,
+            pre_norm=True,
+            dropout=0.1,
+            attention_dropout=0.0,
+            patch=8,
+        ),
+        masking=MaskingConfig(shift=8),
+        optimiser=OptimiserConfig(weight_decay=0.05, warmup=1000, ema=0.9998),
+        run=RunConfig(steps=50_000, batch_size=64, workers=4),
+    ),
+    # The transformer for it: 0.3 images/s on two CPU cores beside other work.
+    # maskweave train transformer --preset folder256 --data DIR --tokenizer RUN --output MODEL
+    "folder256": TransformerRecipe(
+        model=TransformerConfig(
+            codebook_size=4096,
+            dim=768,
+            layers=16,
+            heads=12,
+            mlp_dim=3072,
+            pre_norm=True,
+            dropout=0.1,
+            attention_dropout=0.0,
+            patch=16,
+        ),
+        masking=MaskingConfig(shift=16),
+        optimiser=OptimiserConfig(learning_rate=3e-4, weight_decay=0.05, warmup=2000, ema=0.9998),
+        run=RunConfig(steps=100_000, batch_size=128, workers=8),
     ),
 }

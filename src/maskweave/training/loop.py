@@ -39,7 +39,8 @@ class RunConfig:
     precision: str = "bf16"
     """Accelerate's mixed precision: no or bf16."""
     compile: bool = False
-    """Compile the model with ``torch.compile``."""
+    """Compile the transformer with ``torch.compile``. The tokenizer is not compiled: its adaptive
+    weight goes through one graph several times, which compiled graphs are not made for."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
     log_every: int = 10

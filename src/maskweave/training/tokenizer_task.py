@@ -128,9 +128,6 @@ class TokenizerTask:
         )
         optimisers = adamw(vqgan, self.config), adamw(discriminator, self.config)
         self.ema = averaged(vqgan, self.config.ema).to(device)
-        if self.run.compile:
-            vqgan.compile()
-            discriminator.compile()
         self.vqgan, self.discriminator, self.optimiser, self.discriminator_optimiser = (
             accelerator.prepare(vqgan, discriminator, *optimisers)
         )
