@@ -39,7 +39,7 @@ def work(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPat
         Path(folder).mkdir()
     hole = np.zeros((64, 64), dtype=np.uint8)
     hole[20:40, 10:50] = 255
-    for number in (1, 2):
+    for number in (1, 2, 3):
         pixels = rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(f"photos/{number}.png")
         Image.fromarray(hole).save(f"masks/{number}.png")
@@ -61,10 +61,10 @@ def run(command: list[str]) -> None:
 
 def test_commands(work: Path) -> None:
     selected = [command for command in commands() if command[0] not in MEASURING]
-    assert len(selected) >= 8
+    assert len(selected) >= 9
     for command in selected:
         run(command)
-    assert len(list((work / "filled").iterdir())) == 2 * 3
+    assert len(list((work / "filled").iterdir())) == 3 * 3
 
 
 @pytest.mark.usefixtures("weights")

@@ -164,7 +164,7 @@ def fit(
     sampler = StepSampler(images, run.batch_size, run.seed, first)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=run.workers)
     batches = iter(accelerator.prepare(loader))
-    accelerator.init_trackers("maskweave")
+    accelerator.init_trackers("maskweave", init_kwargs={"wandb": {"dir": str(directory / "logs")}})
     window = Window(task.flops(), run, accelerator)
     text = ""
     with progress(steps, first, accelerator.is_main_process) as advance:
