@@ -228,6 +228,7 @@ class TransformerTask:
             hits, inside = logits.argmax(-1) == truth[i][counted], masked[i][counted]
             for row, chosen in enumerate((inside, ~inside)):
                 right[row] += torch.stack([(hits & chosen).sum(), chosen.sum()])
+        right: Tensor = self.accelerator.reduce(right, "sum")  # type: ignore[assignment]
         accuracies = right[:, 0] / right[:, 1].clamp(min=1)
         scalars: Scalars = {"loss": total, "masked_accuracy": accuracies[0]}
         return scalars | ({"unmasked_accuracy": accuracies[1]} if outside else {})
