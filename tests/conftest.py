@@ -1,11 +1,13 @@
 """Small models with random weights, and the data that only some machines have."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.inception import PUBLISHED, Inception
@@ -85,3 +87,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Keep features of the truth out of the user's own cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(autouse=True)
+def _fresh_accelerator() -> Iterator[None]:
+    """Forget the precision of a training: Accelerate allows one in a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
