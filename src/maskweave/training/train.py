@@ -13,7 +13,7 @@ from torch import Tensor
 
 from maskweave.checkpoint import Tokenizer, load_tokenizer
 from maskweave.data.augment import to_unit_range
-from maskweave.data.cache import CachedImages, Images, cached_images, cached_tokens
+from maskweave.data.cache import Images, cached_images, cached_tokens
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
@@ -152,13 +152,9 @@ def _open(directory: Path, size: int, cache: Path) -> Images:
     if any(directory.glob("*.tar")):
         return ImageShards(directory, size)
     images = cached_images(directory, size, cache)
-    _tell_skipped(directory, images)
-    return images
-
-
-def _tell_skipped(directory: Path, images: CachedImages) -> None:
     for name, reason in images.skipped.items():
         warn(f"{name} in {directory} is left out: {reason}")
+    return images
 
 
 def _lengths(run: RunConfig, data: _Data) -> tuple[int, int]:
