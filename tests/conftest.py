@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.inception import PUBLISHED, Inception
@@ -50,6 +51,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def noise(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty images of 16x16 pixels to train tiny models on."""
+    folder, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+    for i in range(40):
+        pixels = rng.integers(0, 256, size=(16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

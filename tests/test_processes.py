@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from maskweave.errors import MaskweaveError
@@ -41,33 +40,23 @@ TRANSFORMER = TransformerRecipe(
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(20):
-        pixels = rng.integers(0, 256, size=(16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def single(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stages, trained by one process."""
     runs = tmp_path_factory.mktemp("single")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
         for stage in ("tokenizer", "model"):
-            train(stage, photos, runs, runs)
+            train(stage, noise, runs, runs)
     return runs
 
 
-def train(stage: str, photos: Path, runs: Path, single: Path, settings: Sequence[str] = ()) -> None:
+def train(stage: str, noise: Path, runs: Path, single: Path, settings: Sequence[str] = ()) -> None:
     """Train a stage in ``runs``, the second one on the tokenizer of ``single``."""
     if stage == "tokenizer":
-        train_tokenizer(override(TOKENIZER, settings), photos, runs / stage)
+        train_tokenizer(override(TOKENIZER, settings), noise, runs / stage)
     else:
         tokenizer = single / "tokenizer" / "tokenizer"
-        train_transformer(override(TRANSFORMER, settings), photos, tokenizer, runs / stage)
+        train_transformer(override(TRANSFORMER, settings), noise, tokenizer, runs / stage)
 
 
 SCRIPT = """
@@ -121,38 +110,38 @@ def assert_same_curves(run: Path, single: Path, tolerance: float = 1e-5) -> None
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "model"])
-def test_two_processes_train_as_one(stage: str, photos: Path, single: Path, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(stage: str, noise: Path, single: Path, tmp_path: Path) -> None:
     two = "-m torch.distributed.run --standalone --nproc_per_node 2"
-    launch(two, stage, photos, tmp_path, single)
+    launch(two, stage, noise, tmp_path, single)
     # One process alone would agree as well.
     assert list(tmp_path.glob(f"{stage}/checkpoints/step_00000008/random_states_1.pkl"))
     assert_same_curves(tmp_path / stage, single / stage)
 
 
-def test_a_batch_in_parts_trains_as_a_whole(photos: Path, single: Path, tmp_path: Path) -> None:
+def test_a_batch_in_parts_trains_as_a_whole(noise: Path, single: Path, tmp_path: Path) -> None:
     parts = ["run.accumulate=4"]
     whole = override(TOKENIZER, ["loss.adversarial=0"])  # whose weight each part finds for itself
-    train_tokenizer(override(whole, parts), photos, tmp_path / "parts")
-    train_tokenizer(whole, photos, tmp_path / "whole")
+    train_tokenizer(override(whole, parts), noise, tmp_path / "parts")
+    train_tokenizer(whole, noise, tmp_path / "whole")
     assert_same_curves(tmp_path / "parts", tmp_path / "whole")
     tokenizer = single / "tokenizer" / "tokenizer"
-    train_transformer(override(TRANSFORMER, parts), photos, tokenizer, tmp_path / "model")
+    train_transformer(override(TRANSFORMER, parts), noise, tokenizer, tmp_path / "model")
     assert_same_curves(tmp_path / "model", single / "model")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_a_compiled_transformer_trains_as_a_plain_one(
-    photos: Path, single: Path, tmp_path: Path
+    noise: Path, single: Path, tmp_path: Path
 ) -> None:
-    launch("", "model", photos, tmp_path, single, settings="run.compile=true")
+    launch("", "model", noise, tmp_path, single, settings="run.compile=true")
     assert_same_curves(tmp_path / "model", single / "model", tolerance=1e-4)
 
 
-def test_workers_change_nothing(photos: Path, single: Path, tmp_path: Path) -> None:
+def test_workers_change_nothing(noise: Path, single: Path, tmp_path: Path) -> None:
     tokenizer = single / "tokenizer" / "tokenizer"
     recipe = override(TRANSFORMER, ["run.workers=2"])
-    train_transformer(recipe, photos, tokenizer, tmp_path / "model")
+    train_transformer(recipe, noise, tokenizer, tmp_path / "model")
     ours, theirs = (
         load_file(run / "model/transformer/model.safetensors") for run in (tmp_path, single)
     )

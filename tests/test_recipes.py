@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -29,16 +28,6 @@ from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 RUN = RunConfig(steps=4, batch_size=4, precision="no", log_every=2, save_every=4)
 SMALL = ["model.dim=16", "model.layers=2", "model.heads=2", "model.mlp_dim=16", "run.batch_size=4"]
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(40):
-        pixels = rng.integers(0, 256, size=(16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +71,10 @@ def test_the_rate_of_the_reference_rises_by_the_epoch_and_then_stays() -> None:
 
 
 def test_frozen_parameters_keep_their_values_and_an_unknown_name_is_refused(
-    photos: Path, tokenizer: Path, tmp_path: Path
+    noise: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = override(TRANSFORMERS["reference"], [*SMALL, "run.epochs=0", "run.steps=4"])
-    train_transformer(recipe, photos, tokenizer, tmp_path)
+    train_transformer(recipe, noise, tokenizer, tmp_path)
     first, last = (
         load_file(tmp_path / f"checkpoints/step_0000000{step}/model.safetensors") for step in (0, 4)
     )
@@ -97,10 +86,10 @@ def test_frozen_parameters_keep_their_values_and_an_unknown_name_is_refused(
 
 
 def test_without_averaging_the_trained_weights_are_exported(
-    photos: Path, tokenizer: Path, tmp_path: Path
+    noise: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     recipe = override(TransformerRecipe(run=RUN), [*SMALL, "optimiser.ema=0"])
-    train_transformer(recipe, photos, tokenizer, tmp_path)
+    train_transformer(recipe, noise, tokenizer, tmp_path)
     trained = load_file(tmp_path / "checkpoints/step_00000004/model.safetensors")
     exported = load_file(tmp_path / "transformer/model.safetensors")
     assert all(torch.equal(trained[name], exported[name]) for name in trained)
@@ -163,10 +152,10 @@ def test_a_patch_by_patch_encoder_makes_holed_tokens_the_cached_ones(tokenizer: 
     assert torch.equal(task._seen(images, clean, hole), clean)
 
 
-def test_an_example_depends_on_its_draw_alone(photos: Path, tmp_path: Path) -> None:
+def test_an_example_depends_on_its_draw_alone(noise: Path, tmp_path: Path) -> None:
     from maskweave.data.sampler import Draw
 
-    images = cached_images(photos, 16, tmp_path)
+    images = cached_images(noise, 16, tmp_path)
     tokens = np.arange(40 * 3 * 16, dtype=np.uint16).reshape(40, 3, 16)
     masking = TransformerRecipe().masking
     examples = MaskedExamples(images, [5, 9], tokens, masking)
@@ -181,11 +170,11 @@ def test_an_example_depends_on_its_draw_alone(photos: Path, tmp_path: Path) -> N
 
 
 def test_a_share_is_held_out_by_the_content_of_each_file(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "VALIDATION_SHARE", 0.3)
     accelerator = Accelerator(cpu=True)
-    found = train._read(photos, None, 16, tmp_path, accelerator)
+    found = train._read(noise, None, 16, tmp_path, accelerator)
     images = found.images
     expected = [i for i, digest in enumerate(images.digests) if is_validation(digest, 0.3)]
     assert 4 < len(expected) < 20
@@ -196,17 +185,17 @@ def test_a_share_is_held_out_by_the_content_of_each_file(
 
 
 def test_something_is_held_out_of_a_small_set_too_and_copies_are_warned_of(
-    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    noise: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = tmp_path / "few"
     few.mkdir()
     for i in range(3):
-        (few / f"{i}.png").write_bytes((photos / f"{i}.png").read_bytes())
+        (few / f"{i}.png").write_bytes((noise / f"{i}.png").read_bytes())
     accelerator = Accelerator(cpu=True)
     found = train._read(few, None, 16, tmp_path / "cache", accelerator)
     assert (len(found.indices), len(found.validation)) == (2, 1)
     assert "copies" not in capsys.readouterr().err
-    found = train._read(photos, few, 16, tmp_path / "cache", accelerator)
+    found = train._read(noise, few, 16, tmp_path / "cache", accelerator)
     assert (len(found.indices), len(found.validation)) == (40, 3)
     assert "3 images" in capsys.readouterr().err
 
@@ -231,12 +220,12 @@ def test_a_window_gives_means_and_names_the_step_that_is_not_finite(tmp_path: Pa
 
 
 def test_validation_does_not_depend_on_how_a_run_trains(
-    photos: Path, tokenizer: Path, tmp_path: Path
+    noise: Path, tokenizer: Path, tmp_path: Path
 ) -> None:
     base = override(TransformerRecipe(run=RUN), [*SMALL, "optimiser.learning_rate=1e-30"])
     losses = []
     for i, other in enumerate(["run.seed=0", "masking.whole=1", "masking.unmasked_weight=1"]):
-        train_transformer(override(base, [other]), photos, tokenizer, tmp_path / str(i))
+        train_transformer(override(base, [other]), noise, tokenizer, tmp_path / str(i))
         progress = tmp_path / str(i) / "checkpoints/step_00000004/progress.json"
         losses.append(json.loads(progress.read_text())["validation_loss"])
     assert losses[0] == losses[1] == losses[2]

@@ -10,11 +10,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from PIL import Image
 from safetensors.torch import load_file
 
 from maskweave.errors import MaskweaveError
@@ -38,20 +36,10 @@ TINY = TokenizerRecipe(
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    for i in range(10):
-        pixels = rng.integers(0, 256, size=(16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
     output = tmp_path_factory.mktemp("whole") / "run"
-    train_tokenizer(TINY, photos, output, cache=output.parent / "cache")
+    train_tokenizer(TINY, noise, output, cache=output.parent / "cache")
     return output
 
 
@@ -90,9 +78,9 @@ train_tokenizer(TINY, Path(sys.argv[1]), Path(sys.argv[2]), cache=Path(sys.argv[
 """
 
 
-def started(photos: Path, run: Path, cache: Path) -> subprocess.Popen[str]:
+def started(noise: Path, run: Path, cache: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, str(photos), str(run), str(cache)],
+        [sys.executable, "-c", TRAIN, str(noise), str(run), str(cache)],
         cwd=Path(__file__).parent,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -107,17 +95,17 @@ def steps_of(process: subprocess.Popen[str]) -> Iterator[str]:
 
 
 def test_a_run_killed_again_and_again_ends_in_the_same_weights(
-    photos: Path, whole: Path, tmp_path: Path
+    noise: Path, whole: Path, tmp_path: Path
 ) -> None:
     seen = 0
     for delay in (0.0, 0.03, 0.3):  # while it steps, validates or writes
-        process = started(photos, tmp_path / "run", tmp_path / "cache")
+        process = started(noise, tmp_path / "run", tmp_path / "cache")
         for _ in zip(range(3), steps_of(process), strict=False):
             seen += 1
         time.sleep(delay)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    process = started(photos, tmp_path / "run", tmp_path / "cache")
+    process = started(noise, tmp_path / "run", tmp_path / "cache")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert seen >= 3
@@ -147,25 +135,25 @@ def test_a_worse_later_checkpoint_does_not_drop_the_best(tmp_path: Path) -> None
     ["model.safetensors", "optimizer.bin", "progress.json", "custom_checkpoint_0.pkl"],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    damage: str, photos: Path, whole: Path, run: Path, capsys: pytest.CaptureFixture[str]
+    damage: str, noise: Path, whole: Path, run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = run / "checkpoints/step_00000008" / damage
     file.write_bytes(file.read_bytes()[:-7])
-    train_tokenizer(TINY, photos, run)
+    train_tokenizer(TINY, noise, run)
     assert "step_00000008 is passed over" in capsys.readouterr().err
     assert_ends_alike(run, whole)
 
 
-def test_without_a_whole_checkpoint_the_run_stops(photos: Path, run: Path) -> None:
+def test_without_a_whole_checkpoint_the_run_stops(noise: Path, run: Path) -> None:
     for file in run.glob("checkpoints/*/model.safetensors"):
         file.unlink()
     with pytest.raises(MaskweaveError, match=r"no checkpoint in .* is whole"):
-        train_tokenizer(TINY, photos, run)
+        train_tokenizer(TINY, noise, run)
 
 
 @pytest.mark.parametrize("full", [OSError(28, "No space left on device"), RuntimeError("writer")])
 def test_a_full_disk_names_the_last_good_checkpoint(
-    full: Exception, photos: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    full: Exception, noise: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Accelerator.save_state
 
@@ -177,20 +165,20 @@ def test_a_full_disk_names_the_last_good_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(Accelerator, "save_state", until_full)
         with pytest.raises(MaskweaveError, match=r"last good checkpoint: .*step_00000004"):
-            train_tokenizer(TINY, photos, tmp_path / "run")
-    train_tokenizer(TINY, photos, tmp_path / "run")
+            train_tokenizer(TINY, noise, tmp_path / "run")
+    train_tokenizer(TINY, noise, tmp_path / "run")
     assert_ends_alike(tmp_path / "run", whole)
 
 
 def test_a_disk_too_small_is_found_before_the_first_step(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def usage(_: object) -> shutil._ntuple_diskusage:
         return shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6)
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     with pytest.raises(MaskweaveError, match=r"its disk has 0.0 GB left"):
-        train_tokenizer(TINY, photos, tmp_path / "run")
+        train_tokenizer(TINY, noise, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -199,10 +187,10 @@ def test_a_checkpoint_is_a_model_component_too(run: Path) -> None:
     assert last.read_bytes() == (run / "tokenizer/model.safetensors").read_bytes()
 
 
-def test_a_run_goes_on_with_other_workers_and_intervals(photos: Path, run: Path) -> None:
+def test_a_run_goes_on_with_other_workers_and_intervals(noise: Path, run: Path) -> None:
     shutil.rmtree(run / "checkpoints/step_00000008")
     changed = ["run.workers=1", "run.log_every=3", "run.save_every=8"]
-    train_tokenizer(override(TINY, changed), photos, run)
+    train_tokenizer(override(TINY, changed), noise, run)
     assert "step_00000008" in names(run)
 
 

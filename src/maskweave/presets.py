@@ -70,9 +70,9 @@ TRANSFORMERS = {
     # maskweave train transformer --data DIR --validation DIR --tokenizer RUN --output MODEL
     "cats64": TransformerRecipe(
         model=TransformerConfig(
-            dim=384, layers=6, heads=6, mlp_dim=1152, pre_norm=True, attention_dropout=0.0, patch=4
+            dim=384, layers=6, heads=6, mlp_dim=768, modern=True, attention_dropout=0.0, patch=4
         ),
-        masking=MaskingConfig(whole=0.2, label_smoothing=0.0),
+        masking=MaskingConfig(whole=0.2, unmasked_weight=0.1, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
         run=RunConfig(steps=4500, batch_size=32, save_every=200),
     ),

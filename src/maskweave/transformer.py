@@ -97,8 +97,9 @@ class Attention(nn.Module):
             for linear in (self.query, self.key, self.value)
         )
         if rotation is not None:
-            query = rotate(self.query_norm(query), rotation).to(value.dtype)
-            key = rotate(self.key_norm(key), rotation).to(value.dtype)
+            precise = rotation.dtype  # autocast leaves RMSNorm and the angles to us
+            query = rotate(self.query_norm(query.to(precise)), rotation).to(value.dtype)
+            key = rotate(self.key_norm(key.to(precise)), rotation).to(value.dtype)
         mixed = F.scaled_dot_product_attention(
             query, key, value, dropout_p=self.dropout if self.training else 0.0
         )
@@ -233,7 +234,7 @@ class BidirectionalTransformer(nn.Module):
         rotation = None
         if self.config.modern:
             side, width = math.isqrt(self.config.length), self.config.dim // self.config.heads
-            rotation = rotation_2d(side, width).to(x.device)
+            rotation = rotation_2d(side, width).to(self.position_embedding)
         for block in self.blocks:
             x = block(x, rotation)
         bias = self.bias

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -35,9 +34,8 @@ class ImageShards(Dataset[Square]):
 
     Parameters
     ----------
-    shards : Path or sequence of Path
-        Uncompressed tar files, or a folder with files called ``*.tar`` directly in it, which are
-        sorted.
+    directory : Path
+        Folder with uncompressed tar files called ``*.tar`` directly in it, which are sorted.
     size : int
         Side of the returned images in pixels.
 
@@ -48,16 +46,16 @@ class ImageShards(Dataset[Square]):
         access, if an image cannot be read or a side is shorter than ``size`` pixels.
     """
 
-    def __init__(self, shards: Path | Sequence[Path], size: int) -> None:
-        self.shards = sorted(shards.glob("*.tar")) if isinstance(shards, Path) else list(shards)
+    def __init__(self, directory: Path, size: int) -> None:
+        self.shards = sorted(directory.glob("*.tar"))
         self.size = size
         if not self.shards:
-            raise MaskweaveError(f"{shards} holds no shard (*.tar)")
+            raise MaskweaveError(f"{directory} holds no shard (*.tar)")
         members = [_index(shard) for shard in self.shards]
         self._members = np.concatenate(members)
         self._ends = np.cumsum([len(found) for found in members])
         if not len(self):
-            raise MaskweaveError(f"{self.shards[0].parent}: the shards hold no image")
+            raise MaskweaveError(f"{directory}: the shards hold no image")
         _open.cache_clear()  # files of these names may have been replaced
 
     def __len__(self) -> int:
@@ -81,10 +79,6 @@ class ImageShards(Dataset[Square]):
             return square(decode_image(content, "the file").pixels, self.size)
         except MaskweaveError as error:
             raise MaskweaveError(f"{self._name(index)}: {error}") from error
-
-    def digest(self, index: int) -> str:
-        """Return the SHA-256 of an image's bytes in hexadecimal digits."""
-        return hashlib.sha256(self._read(index)).hexdigest()
 
     def _find(self, index: int) -> tuple[Path, int, int]:
         """Return the shard of an image, its first byte and its length."""
