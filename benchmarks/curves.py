@@ -1,4 +1,4 @@
-"""Validation curves of runs against the time they took, for docs/.
+"""Validation curves of runs against the time that their steps take, for docs/.
 
     python benchmarks/curves.py --output docs/presets.svg RUN RUN ...
 
@@ -7,9 +7,12 @@ A curve is called what its run's folder is called.
 
 import argparse
 from pathlib import Path
+from statistics import median
 
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from maskweave.files import read_json
 
 PANELS = {
     "validation/loss": "loss under the holes",
@@ -18,12 +21,13 @@ PANELS = {
 
 
 def read(run: Path, name: str) -> tuple[list[float], list[float]]:
-    """Return minutes since the first logged step, and the values of a scalar."""
-    log = EventAccumulator(str(run / "logs" / "maskweave"))
+    """Return minutes of training at the run's median speed, and the values of a scalar."""
+    log = EventAccumulator(str(run / "logs" / "maskweave"), size_guidance={"scalars": 0})
     log.Reload()
-    first = log.Scalars("loss")[0].wall_time
+    batch = read_json(run / "recipe.json")["run"]["batch_size"]
+    speed = median(event.value for event in log.Scalars("speed/images_per_second"))
     events = log.Scalars(name)
-    return [(e.wall_time - first) / 60 for e in events], [e.value for e in events]
+    return [e.step * batch / speed / 60 for e in events], [e.value for e in events]
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training.loop import RunConfig, accelerator_for
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
-from maskweave.training.tokenizer_task import TokenizerLoss, TokenizerRecipe
+from maskweave.training.painting import PaintingLoss
+from maskweave.training.tokenizer_task import TokenizerRecipe
 from maskweave.training.train import train_tokenizer, train_transformer
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
 from maskweave.transformer import TransformerConfig
@@ -27,7 +28,7 @@ TOKENIZER = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     ),
-    loss=TokenizerLoss(perceptual=0.0, adversarial_start=0.5, shift=1),
+    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.5, shift=1),
     optimiser=OptimiserConfig(warmup=2, ema=0.9),
     run=RUN,
 )

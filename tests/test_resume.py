@@ -22,14 +22,15 @@ from maskweave.training.checkpoints import resume
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
-from maskweave.training.tokenizer_task import TokenizerLoss, TokenizerRecipe
+from maskweave.training.painting import PaintingLoss
+from maskweave.training.tokenizer_task import TokenizerRecipe
 from maskweave.training.train import train_tokenizer
 
 TINY = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     ),
-    loss=TokenizerLoss(perceptual=0.0, adversarial_start=0.3, shift=1),
+    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.3, shift=1),
     optimiser=OptimiserConfig(warmup=2),
     run=RunConfig(steps=8, batch_size=4, precision="no", log_every=2, save_every=2),
 )

@@ -21,11 +21,12 @@ from maskweave.maskgit import masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.quantize import Codebook
 from maskweave.tokenizer.vqgan import TokenizerConfig
-from maskweave.training import tokenizer_task, transformer_task
+from maskweave.training import painting, transformer_task
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
 from maskweave.training.overrides import override, pick
-from maskweave.training.tokenizer_task import TokenizerLoss, TokenizerRecipe
+from maskweave.training.painting import PaintingLoss
+from maskweave.training.tokenizer_task import TokenizerRecipe
 from maskweave.training.train import train_tokenizer, train_transformer
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
@@ -35,7 +36,7 @@ TOKENIZER = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     ),
-    loss=TokenizerLoss(adversarial_start=0.3, shift=1),
+    loss=PaintingLoss(adversarial_start=0.3, shift=1),
     optimiser=OptimiserConfig(warmup=2),
     run=RUN,
 )
@@ -58,7 +59,7 @@ class PixelDistance(nn.Module):
 
 @pytest.fixture(autouse=True)
 def no_perceptual_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_task, "perceptual_loss", PixelDistance)
+    monkeypatch.setattr(painting, "perceptual_loss", PixelDistance)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tokenizer_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("runs") / "tokenizer"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer_task, "perceptual_loss", PixelDistance)
+        patch.setattr(painting, "perceptual_loss", PixelDistance)
         train_tokenizer(TOKENIZER, photos, output)
     return output
 
@@ -325,9 +326,7 @@ def test_nan_stops_the_run_and_names_the_step(
         assert len(painted) == 1, "LPIPS refuses NaN in words of its own"
         return painted.sum()  # for the count of operations
 
-    monkeypatch.setattr(
-        tokenizer_task, "pixel_loss", lambda painted, *_: painted.mean() * float("nan")
-    )
+    monkeypatch.setattr(painting, "pixel_loss", lambda painted, *_: painted.mean() * float("nan"))
     monkeypatch.setattr(PixelDistance, "forward", refuse)
     with pytest.raises(MaskweaveError, match="step 0"):
         train_tokenizer(TOKENIZER, photos, tmp_path / "run")

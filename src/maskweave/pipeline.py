@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskweave.checkpoint import (
@@ -232,6 +232,32 @@ class InpaintPipeline:
             raise MaskweaveError(f"unknown decode settings {', '.join(sorted(unknown))}")
         return dataclasses.replace(self.defaults, **given)
 
+    def fill_tokens(
+        self,
+        known: Float[Tensor, "batch 3 size size"],
+        hole: Bool[Tensor, "batch size size"],
+        generators: Sequence[torch.Generator],
+        settings: DecodeSettings | None = None,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> Int[Tensor, "batch length"]:
+        """Return the tokens of images of the model's size, those under the holes as decoded.
+
+        The images ``known`` are in [-1, 1] and 0 in the hole. Each draws from its generator, which
+        is on the CPU; settings are the model's defaults unless given.
+        """
+        settings = settings or self.defaults
+        patch = self.tokenizer.config.patch
+        patches = known_patches(known, hole, patch).to(self.dtype)
+        return decode(
+            lambda tokens, masked: self.transformer(tokens, masked, patches),
+            self.tokenizer.encode(known),
+            token_mask(hole, patch),
+            mask_token=self.transformer.config.mask_token,
+            generators=generators,
+            on_step=on_step,
+            **dataclasses.asdict(settings) | {"schedule": named(settings.schedule)},
+        )
+
     def _fill(
         self,
         rows: Sequence[_Row],
@@ -252,25 +278,10 @@ class InpaintPipeline:
             if keep_steps:
                 grids.append((step.tokens, step.masked))
 
-        masked = token_mask(hole, config.patch)
-        patches = known_patches(known, hole, config.patch).to(self.dtype)
-        tokens = decode(
-            lambda tokens, masked: self.transformer(tokens, masked, patches),
-            self.tokenizer.encode(known),
-            masked,
-            mask_token=self.transformer.config.mask_token,
-            generators=[torch.Generator().manual_seed(row.seed) for row in rows],
-            schedule=named(settings.schedule),
-            steps=settings.steps,
-            stop_after=settings.stop_after,
-            temperature=settings.temperature,
-            token_temperature=settings.token_temperature,
-            top_k=settings.top_k,
-            confidence=settings.confidence,
-            on_step=keep,
-        )
+        generators = [torch.Generator().manual_seed(row.seed) for row in rows]
+        tokens = self.fill_tokens(known, hole, generators, settings, keep)
         if not keep_steps:
-            grids.append((tokens, torch.zeros_like(masked)))
+            grids.append((tokens, torch.zeros_like(tokens, dtype=torch.bool)))
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             painted = [self.tokenizer.decode(t, known, hole).float().cpu() for t, _ in grids]
         return [

@@ -1,6 +1,7 @@
 """Recipes by name: what to pass to ``maskweave train ... --preset``."""
 
 from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training.decoder_task import DecoderRecipe
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.tokenizer_task import TokenizerRecipe
@@ -110,5 +111,13 @@ TRANSFORMERS = {
         masking=MaskingConfig(shift=16),
         optimiser=OptimiserConfig(learning_rate=3e-4, weight_decay=0.05, warmup=2000, ema=0.9998),
         run=RunConfig(steps=100_000, batch_size=128, workers=8),
+    ),
+}
+
+DECODERS = {
+    # maskweave train decoder --data DIR --validation DIR --model MODEL --output MODEL2
+    "cats64": DecoderRecipe(
+        optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99), decay=0.5),
+        run=RunConfig(steps=1000, batch_size=32, save_every=100),
     ),
 }

@@ -1,11 +1,11 @@
-"""``maskweave train``: both stages of training on a folder of images."""
+"""``maskweave train``: the stages of training on a folder of images."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-train_app = typer.Typer(help="Train a tokenizer, then a transformer, on your own images.")
+train_app = typer.Typer(help="Train a tokenizer, a transformer and its decoder on your own images.")
 
 Data = Annotated[Path, typer.Option(help="Folder of training images, searched recursively.")]
 Output = Annotated[Path, typer.Option(help="The run's folder; a run in it goes on.")]
@@ -53,3 +53,23 @@ def transformer(
 
     recipe = override(pick(TRANSFORMERS, preset), set_ or [])
     train_transformer(recipe, data, resolve(tokenizer) / "tokenizer", output, validation, cache)
+
+
+@train_app.command()
+def decoder(
+    data: Data,
+    output: Output,
+    model: Annotated[str, typer.Option(help="Run of stage 2, model folder or model name.")],
+    validation: Validation = None,
+    preset: Preset = "cats64",
+    set_: Set = None,
+    cache: Cache = None,
+) -> None:
+    """Stage 3: train the decoder to paint from what the transformer fills in."""
+    from maskweave.checkpoint import resolve
+    from maskweave.presets import DECODERS
+    from maskweave.training.overrides import override, pick
+    from maskweave.training.train import train_decoder
+
+    recipe = override(pick(DECODERS, preset), set_ or [])
+    train_decoder(recipe, data, resolve(model), output, validation, cache)

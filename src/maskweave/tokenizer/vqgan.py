@@ -91,6 +91,12 @@ class VQGAN(nn.Module):
         """Return the tokens of images in [-1, 1], row by row."""
         return self.codebook.nearest(self.encoder(images))
 
+    def codes(
+        self, tokens: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch code_dim rows columns"]:
+        """Return the code of each token, at its place, as the decoder takes them."""
+        return self._on_grid(self.codebook.lookup(tokens))
+
     def decode(
         self,
         tokens: Int[Tensor, "batch length"],
@@ -120,12 +126,12 @@ class VQGAN(nn.Module):
         """
         if (known is None) != (hole is None):
             raise MaskweaveError("known pixels and their hole go together: give both or neither")
-        codes = self.codebook.lookup(tokens)
+        codes = self.codes(tokens)
         if known is None or hole is None:
             size = self.config.image_size
             known = codes.new_zeros(len(tokens), 3, size, size)
             hole = torch.ones(len(tokens), size, size, dtype=torch.bool, device=tokens.device)
-        return self._paint(codes, known, hole).clamp(-1, 1)
+        return self.decoder(codes, known, hole).clamp(-1, 1)
 
     def forward(
         self,
@@ -135,10 +141,10 @@ class VQGAN(nn.Module):
         """Reconstruct images from their true tokens and what is known outside the hole."""
         latents = self.encoder(images)
         quantized = self.codebook(latents)
-        painted = self._paint(quantized.codes, images, hole)
+        painted = self.decoder(self._on_grid(quantized.codes), images, hole)
         return Reconstruction(painted, latents, quantized.tokens, quantized.loss)
 
-    def _paint(self, codes: Tensor, known: Tensor, hole: Tensor) -> Tensor:
-        grid = self.config.grid
-        codes = codes.transpose(1, 2).unflatten(2, (grid, grid))  # (B, N, D) -> (B, D, h, w)
-        return self.decoder(codes, known, hole)
+    def _on_grid(
+        self, codes: Float[Tensor, "batch length code_dim"]
+    ) -> Float[Tensor, "batch code_dim rows columns"]:
+        return codes.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))

@@ -1,4 +1,4 @@
-"""The two commands of training: images to a tokenizer, then to a transformer."""
+"""The commands of training: images to a tokenizer, then to a transformer, then a better decoder."""
 
 import dataclasses
 import json
@@ -11,16 +11,19 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maskweave.checkpoint import Tokenizer, load_tokenizer
-from maskweave.data.augment import to_unit_range
+from maskweave.checkpoint import Tokenizer, load_tokenizer, weights_hash
+from maskweave.data.augment import check_shift, to_unit_range
 from maskweave.data.cache import Images, cached_images, cached_tokens
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, sha256, user_cache, write_json
+from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import warn
+from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.loop import RunConfig, accelerator_for, epoch_length, fit, length
-from maskweave.training.tokenizer_task import HoledExamples, TokenizerRecipe, TokenizerTask
+from maskweave.training.painting import HoledExamples
+from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
 from maskweave.training.transformer_task import (
     MaskedExamples,
     TransformerRecipe,
@@ -125,6 +128,37 @@ def train_transformer(
             cache=cache,
         )
     examples = MaskedExamples(found.images, found.indices, tokens, recipe.masking)
+    fit(task, examples, len(found.indices), recipe.run, output, accelerator)
+
+
+def train_decoder(
+    recipe: DecoderRecipe,
+    data: Path,
+    model: Path,
+    output: Path,
+    validation: Path | None = None,
+    cache: Path | None = None,
+) -> None:
+    """Train stage 3 on a set of images: ``output`` becomes the model with a better decoder.
+
+    ``model`` is the folder of a model, whose default settings the transformer fills holes with. The
+    rest is as in ``train_tokenizer``, but that a run on another model is refused as well.
+    """
+    pipeline = InpaintPipeline.from_pretrained(model)
+    size = pipeline.tokenizer.config.image_size
+    check_shift(recipe.loss.shift, size)
+    accelerator = accelerator_for(recipe.run, output)
+    found = _read(data, validation, size, cache or user_cache(), accelerator)
+    steps, epoch = _lengths(recipe.run, found)
+    made_of = {
+        "images": found.images.key,
+        "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
+        "defaults": dataclasses.asdict(pipeline.defaults),
+    }
+    _claim(output, dataclasses.asdict(recipe) | made_of, accelerator)
+    torch.manual_seed(recipe.run.seed)
+    task = DecoderTask(recipe, pipeline, found.validation, accelerator, steps, epoch)
+    examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
 

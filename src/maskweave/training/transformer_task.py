@@ -21,7 +21,7 @@ from maskweave.data.cache import Images
 from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
 from maskweave.holes import KINDS, check_kinds, draw_holes, known_patches, token_mask
-from maskweave.maskgit import corrupt, decode, masked_loss
+from maskweave.maskgit import corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
 from maskweave.training.loop import RunConfig, Scalars
@@ -258,7 +258,7 @@ class TransformerTask:
             for name, figure in self._figures(model, truth, seen, hole, known, ratios).items():
                 sums[name] = sums.get(name, torch.zeros_like(figure)) + figure
             if start == 0:
-                pictures = self._fill(model, *(x[:COLUMNS] for x in (images, hole, truth, seen)))
+                pictures = self._fill(model, *(x[:COLUMNS] for x in (images, hole, truth)))
         model.train(training)
         figures = {f"validation/{name}": (a / b).item() for name, (a, b) in sums.items()}
         return figures, {"transformer": sheet(pictures)}
@@ -297,28 +297,13 @@ class TransformerTask:
         return figures
 
     def _fill(
-        self,
-        model: BidirectionalTransformer,
-        images: Tensor,
-        hole: Tensor,
-        truth: Tensor,
-        seen: Tensor,
+        self, model: BidirectionalTransformer, images: Tensor, hole: Tensor, truth: Tensor
     ) -> list[Tensor]:
         """Return images, their holes, fills, and what the true tokens would have given."""
-        known = known_patches(images, hole, self.patch)
-
-        def logits(tokens: Tensor, masked: Tensor) -> Tensor:
-            with self.accelerator.autocast():
-                return model(tokens, masked, known)
-
-        filled = decode(
-            logits,
-            seen,
-            token_mask(hole, self.patch),
-            mask_token=self.mask_token,
-            generators=[torch.Generator().manual_seed(i) for i in range(len(seen))],
-        )
         holed = images.masked_fill(hole[:, None], 0.0)
+        generators = [torch.Generator().manual_seed(i) for i in range(len(images))]
+        with self.accelerator.autocast():
+            filled = InpaintPipeline(self.tokenizer, model).fill_tokens(holed, hole, generators)
         painted = [
             torch.where(hole[:, None], self.tokenizer.decode(tokens, holed, hole), holed)
             for tokens in (filled, truth)

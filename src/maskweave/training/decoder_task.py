@@ -1,0 +1,157 @@
+"""Stage 3: the decoder, trained to paint holes from the tokens that the transformer fills in."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from maskweave.data.augment import to_unit_range
+from maskweave.errors import MaskweaveError
+from maskweave.holes import KINDS, draw_holes
+from maskweave.pipeline import InpaintPipeline
+from maskweave.tokenizer.vqgan import VQGAN
+from maskweave.training.loop import RunConfig, Scalars
+from maskweave.training.optimiser import OptimiserConfig, adamw, averaged
+from maskweave.training.painting import Painting, PaintingLoss
+from maskweave.training.sheet import COLUMNS, sheet
+from maskweave.training.speed import training_flops
+
+
+@dataclass(frozen=True)
+class DecoderRecipe:
+    """Everything that decides a run of stage 3, except the images and the model."""
+
+    filled: float = 0.75
+    """Share of images whose tokens under the hole are the transformer's, not the true ones."""
+    loss: PaintingLoss = PaintingLoss()
+    """Weights of the losses, and the holes."""
+    optimiser: OptimiserConfig = OptimiserConfig()
+    """Of the decoder and, alike, of the discriminator."""
+    run: RunConfig = RunConfig()
+    """Length, batch size, seed and intervals."""
+
+    def __post_init__(self) -> None:
+        """Refuse a share beyond 1."""
+        if not 0 <= self.filled <= 1:
+            raise MaskweaveError(f"filled is a share from 0 to 1, got {self.filled}")
+
+
+class DecoderTask:
+    """Trains the decoder of a model whose encoder, codebook and transformer stay as they are.
+
+    The transformer's tokens differ from the true ones, from which stage 1 learnt to paint: here the
+    decoder learns to make the best of them beside the known pixels. ``steps`` and ``epoch`` are
+    those of the run and of a pass over the images.
+    """
+
+    def __init__(
+        self,
+        recipe: DecoderRecipe,
+        model: InpaintPipeline,
+        validation: UInt8[Tensor, "batch 3 size size"],
+        accelerator: Accelerator,
+        steps: int,
+        epoch: int,
+    ) -> None:
+        if not isinstance(model.tokenizer, VQGAN):
+            raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
+        self.share, self.accelerator = recipe.filled, accelerator
+        self.model, self.tokenizer = model.to(accelerator.device), model.tokenizer
+        model.transformer.requires_grad_(False)
+        model.tokenizer.requires_grad_(False)
+        decoder = model.tokenizer.decoder.requires_grad_(True)
+        decoder = decoder.to(memory_format=torch.channels_last)
+        optimiser = adamw(decoder, recipe.optimiser)
+        self.ema = averaged(decoder, recipe.optimiser.ema).to(accelerator.device)
+        self.decoder, optimiser = accelerator.prepare(decoder, optimiser)
+        accelerator.register_for_checkpointing(self.ema)
+        self.painting = Painting(
+            recipe.loss,
+            recipe.optimiser,
+            self.decoder,
+            decoder.output.weight,
+            optimiser,
+            recipe.run.accumulate,
+            steps,
+            epoch,
+            accelerator,
+        )
+        self.validation = validation
+        self.validation_tokens: list[Tensor] = []
+
+    def step(self, batch: Sequence[Tensor], step: int) -> Scalars:
+        """Update the decoder, then the discriminator, on one batch."""
+        pixels, hole, seeds = batch
+        images = to_unit_range(pixels).contiguous(memory_format=torch.channels_last)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
+        filled = torch.stack([torch.rand((), generator=g) for g in generators]) < self.share
+        tokens = self.tokenizer.encode(images)
+        chosen = [g for g, one in zip(generators, filled.tolist(), strict=True) if one]
+        filled = filled.to(tokens.device)
+        if chosen:
+            tokens[filled] = self._fill(images[filled], hole[filled], chosen)
+        codes = self.tokenizer.codes(tokens)
+        scalars = self.painting.step(
+            images, hole, lambda i: (self.decoder(codes[i], images[i], hole[i]), 0.0), step
+        )
+        self.ema.update_parameters(self.accelerator.unwrap_model(self.decoder))
+        return scalars
+
+    @torch.no_grad()
+    def _fill(
+        self,
+        images: Float[Tensor, "batch 3 size size"],
+        hole: Bool[Tensor, "batch size size"],
+        generators: Sequence[torch.Generator],
+    ) -> Int[Tensor, "batch length"]:
+        with self.accelerator.autocast():
+            holed = images.masked_fill(hole[:, None], 0.0)
+            return self.model.fill_tokens(holed, hole, generators)
+
+    @torch.no_grad()
+    def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Paint fixed fills of fixed holes with the averaged weights."""
+        size, rng = self.tokenizer.config.image_size, np.random.default_rng(0)
+        holes = draw_holes(KINDS, len(self.validation), size, size, rng)
+        batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        for number, start in enumerate(range(0, len(holes), 32)):
+            images = to_unit_range(self.validation[start : start + 32].to(self.accelerator.device))
+            hole = holes[start : start + 32].to(images.device)
+            if number == len(self.validation_tokens):  # the transformer does not change
+                generators = [torch.Generator().manual_seed(start + i) for i in range(len(images))]
+                self.validation_tokens.append(self._fill(images, hole, generators))
+            codes = self.tokenizer.codes(self.validation_tokens[number])
+            painted = self.ema(codes, images, hole).clamp(-1, 1)
+            batches.append((torch.where(hole[:, None], painted, images), images, hole))
+        painted, images, hole = batches[0]
+        rows = [images, images.masked_fill(hole[:, None], 0.0), painted]
+        return self.painting.figures(batches), {"decoder": sheet([row[:COLUMNS] for row in rows])}
+
+    def export(self, directory: Path) -> None:
+        """Write the whole model with the averaged decoder."""
+        trained = self.tokenizer.decoder
+        self.tokenizer.decoder = self.ema.module  # type: ignore[assignment]
+        self.model.save_pretrained(directory)
+        self.tokenizer.decoder = trained
+
+    def flops(self) -> int:
+        """Return the operations of one image's passes through the decoder and LPIPS."""
+        config, device = self.tokenizer.config, self.accelerator.device
+        tokens = torch.zeros(1, config.length, dtype=torch.long, device=device)
+        images = torch.zeros(1, 3, config.image_size, config.image_size, device=device)
+        hole = torch.ones(1, config.image_size, config.image_size, dtype=torch.bool, device=device)
+        codes = self.tokenizer.codes(tokens)
+        decoder = deepcopy(self.ema.module)
+
+        def loss() -> Tensor:
+            painted = decoder(codes, images, hole)
+            judge = self.painting.perceptual
+            return painted.sum() if judge is None else judge(painted.clamp(-1, 1), images)
+
+        return training_flops(loss)
