@@ -7,7 +7,6 @@ transformer of as many operations. A run that is stopped goes on when started ag
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from maskweave.checkpoint import resolve
 from maskweave.data.folder import find_images
 from maskweave.evaluation.metrics import lpips_distances
-from maskweave.files import write_json
 from maskweave.holes import draw_hole
 from maskweave.images import read_image
 from maskweave.pipeline import InpaintPipeline
@@ -59,7 +58,9 @@ KINDS = ("random-walk", "thick", "box")
 
 
 @torch.no_grad()
-def lpips_of_fills(model: Path, images: list[np.ndarray]) -> tuple[float, float]:
+def lpips_of_fills(
+    model: Path, images: list[np.ndarray], network: LearnedPerceptualImagePatchSimilarity
+) -> tuple[float, float]:
     """Return mean LPIPS of fills of fixed holes and the half-width of its 95 % interval."""
     pipeline = InpaintPipeline.from_pretrained(model)
     rng = np.random.default_rng(0)
@@ -73,7 +74,7 @@ def lpips_of_fills(model: Path, images: list[np.ndarray]) -> tuple[float, float]
         generator=[torch.Generator().manual_seed(i) for i in range(len(images))],
         output_type="np",
     ).images
-    distances = lpips_distances(filled, images, perceptual_loss())
+    distances = lpips_distances(filled, images, network)
     spread = 1.96 * distances.std(ddof=1) / len(distances) ** 0.5
     return float(distances.mean()), float(spread)
 
@@ -105,24 +106,20 @@ def main() -> None:
         TRANSFORMERS["cats64"].run, steps=arguments.steps, save_every=arguments.steps, seed=0
     )
     base = override(replace(TRANSFORMERS["cats64"], run=run), BASE)
-    rows: dict[str, dict[str, float]] = {}
-    for number, (name, settings) in enumerate(VARIANTS.items()):
-        output = arguments.output / f"{number:02d}"
-        result = output / "ablation.json"
-        if not result.exists():
-            tokenizer = resolve(arguments.tokenizer) / "tokenizer"
-            recipe = override(base, settings)
-            train_transformer(recipe, arguments.data, tokenizer, output, arguments.validation)
-            lpips, spread = lpips_of_fills(output, images)
-            write_json(result, validation(output) | {"lpips": lpips, "lpips_spread": spread})
-        rows[name] = json.loads(result.read_text())
+    tokenizer = resolve(arguments.tokenizer) / "tokenizer"
+    network = perceptual_loss()
     table = Table("", "validation loss", "accuracy", "LPIPS of fills")
-    for name, row in rows.items():
+    for name, settings in VARIANTS.items():
+        output = arguments.output / name.replace(" ", "-").replace("/", "-")
+        recipe = override(base, settings)
+        train_transformer(recipe, arguments.data, tokenizer, output, arguments.validation)
+        figures = validation(output)
+        lpips, spread = lpips_of_fills(output, images, network)
         table.add_row(
             name,
-            f"{row['validation/loss']:.3f}",
-            f"{row['validation/masked_accuracy']:.3f}",
-            f"{row['lpips']:.4f} ± {row['lpips_spread']:.4f}",
+            f"{figures['validation/loss']:.3f}",
+            f"{figures['validation/masked_accuracy']:.3f}",
+            f"{lpips:.4f} ± {spread:.4f}",
         )
     Console().print(table)
 

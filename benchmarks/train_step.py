@@ -54,7 +54,7 @@ def reference_vqgan() -> ReferenceVQGAN:
     """Return a VQGAN of the reference's layers, at the base width of VQGAN's code, 128."""
     encoder = "residual " * 6 + "down " + "residual " * 4 + "down residual attention residual"
     decoder = (
-        "residual attention residual " * 1
+        "residual attention residual "
         + "residual attention " * 3
         + "up "
         + "residual " * 6

@@ -159,3 +159,30 @@ def test_a_full_disk_is_found_before_anything_is_read(
     monkeypatch.setattr("maskweave.files.SPARE", 1 << 62)
     with pytest.raises(MaskweaveError, match="GB left"):
         cached_images(photos, 8, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("file", ["images-*.bin", "images-*.json", "tokens-*.npy"])
+@pytest.mark.parametrize("left", [0, 0.5])
+def test_a_damaged_cache_is_made_anew(file: str, left: float, photos: Path, tmp_path: Path) -> None:
+    def everything() -> tuple[np.ndarray, np.ndarray]:
+        images = cached_images(photos, 16, tmp_path / "cache")
+        tokens = cached_tokens(images, sums, "a", views=2, shift=1, cache=tmp_path / "cache")
+        return np.array(images.pixels), np.array(tokens)
+
+    expected = everything()
+    (damaged,) = (tmp_path / "cache").glob(file)
+    damaged.write_bytes(damaged.read_bytes()[: int(left * damaged.stat().st_size)])
+    for found, wanted in zip(everything(), expected, strict=True):
+        assert np.array_equal(found, wanted)
+
+
+def test_what_a_kill_left_half_written_is_removed_later(photos: Path, tmp_path: Path) -> None:
+    cached_images(photos, 16, tmp_path / "cache")
+    (data,) = (tmp_path / "cache").glob("images-*.bin")
+    old, new = (data.with_name(f".{data.name}.{pid}.unfinished") for pid in (1, 2))
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    data.unlink()
+    cached_images(photos, 16, tmp_path / "cache")
+    assert not old.exists() and new.exists()  # the new one may be another process's

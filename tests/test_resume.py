@@ -183,16 +183,51 @@ def test_a_disk_too_small_is_found_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
+def test_the_disk_must_have_room_for_the_checkpoints_that_are_missing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checkpoint(step: int, weights: int, moments: int) -> None:
+        folder = tmp_path / f"step_{step:08d}"
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(bytes(weights))
+        (folder / "optimizer.bin").write_bytes(bytes(moments))
+
+    needed: list[int] = []
+    monkeypatch.setattr(checkpoints, "check_room", lambda _, size: needed.append(size))
+    checkpoint(0, 100, 1)  # AdamW has no moments yet
+    checkpoints.check_disk(tmp_path)
+    for step in (10, 20, 30):
+        checkpoint(step, 100, 201)
+        checkpoints.check_disk(tmp_path)
+    assert needed == [3 * 301, 2 * 301, 301, 301]
+
+
+def test_a_disk_that_fills_up_while_pictures_are_written_names_the_last_good_checkpoint(
+    noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    message = r"No space left on device; last good checkpoint: .*step_00000000"
+    cache = tmp_path / "cache"
+    with pytest.raises(MaskweaveError, match=message):
+        train_tokenizer(TINY, noise, tmp_path / "run", cache=cache)
+    assert not list((tmp_path / "run/samples").iterdir())
+
+
 def test_a_checkpoint_is_a_model_component_too(run: Path) -> None:
     (last,) = run.glob("checkpoints/step_00000008/tokenizer/model.safetensors")
     assert last.read_bytes() == (run / "tokenizer/model.safetensors").read_bytes()
 
 
-def test_a_run_goes_on_with_other_workers_and_intervals(noise: Path, run: Path) -> None:
+def test_a_run_goes_on_with_other_workers_and_intervals(
+    noise: Path, whole: Path, run: Path
+) -> None:
     shutil.rmtree(run / "checkpoints/step_00000008")
     changed = ["run.workers=1", "run.log_every=3", "run.save_every=8"]
     train_tokenizer(override(TINY, changed), noise, run)
-    assert "step_00000008" in names(run)
+    assert_ends_alike(run, whole)
 
 
 def test_nothing_to_resume_starts_at_the_beginning(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 """Training: resuming is exact, both stages learn, and the run folder is what the docs say."""
 
+import io
 import json
 import shutil
+import tarfile
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -201,7 +204,9 @@ def test_the_scalars_of_both_optimisers_are_logged(tokenizer_run: Path) -> None:
     (events,) = tokenizer_run.glob("logs/**/events*")
     log = EventAccumulator(str(events))
     log.Reload()
-    parts = {f"loss/{name}" for name in ("pixel", "perceptual", "codebook", "discriminator")}
+    parts = {"loss"} | {
+        f"loss/{name}" for name in ("pixel", "perceptual", "codebook", "discriminator")
+    }
     figures = {f"validation/{name}" for name in ("loss", "psnr_in_hole", "lpips", "codes_used")}
     others = {"adversarial_weight", "gradient_norm", "learning_rate", "codebook/perplexity"}
     speeds = {"speed/images_per_second", "speed/share_of_gemm_rate"}
@@ -212,6 +217,105 @@ def test_the_scalars_of_both_optimisers_are_logged(tokenizer_run: Path) -> None:
 def test_a_run_of_another_recipe_is_not_continued(photos: Path, tokenizer_run: Path) -> None:
     with pytest.raises(MaskweaveError, match="another recipe"):
         train_tokenizer(override(TOKENIZER, ["run.steps=7"]), photos, tokenizer_run)
+
+
+def test_the_field_that_differs_is_named_before_any_image_is_read(
+    tokenizer_run: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MaskweaveError, match=r"not the same run\.seed\)"):
+        train_tokenizer(override(TOKENIZER, ["run.seed=3"]), tmp_path / "missing", tokenizer_run)
+
+
+def test_a_folder_that_holds_a_model_but_no_run_is_refused(
+    photos: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    with pytest.raises(MaskweaveError, match="holds a model; name a new folder"):
+        train_tokenizer(TOKENIZER, photos, model)
+
+
+def test_a_run_among_its_own_images_is_refused(photos: Path) -> None:
+    with pytest.raises(MaskweaveError, match="its pictures would be trained on"):
+        train_tokenizer(TOKENIZER, photos, photos / "run")
+
+
+def test_a_first_try_that_failed_does_not_block_the_folder(photos: Path, tmp_path: Path) -> None:
+    short = override(TOKENIZER, ["run.steps=1"])
+    with pytest.raises(MaskweaveError, match="no parameter 'foo'"):
+        train_tokenizer(override(short, ["optimiser.frozen=foo"]), photos, tmp_path / "run")
+    train_tokenizer(override(short, ["optimiser.frozen=codebook.weight"]), photos, tmp_path / "run")
+
+
+def test_a_single_image_cannot_be_held_out_and_trained_on(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    shutil.copy(next(photos.rglob("*.png")), tmp_path / "one")
+    with pytest.raises(MaskweaveError, match="all 1 images are held out"):
+        train_tokenizer(TOKENIZER, tmp_path / "one", tmp_path / "run")
+
+
+def test_shards_among_images_are_refused(photos: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(photos, tmp_path / "both")
+    (both / "a.tar").write_bytes(b"")
+    with pytest.raises(MaskweaveError, match="both shards"):
+        train_tokenizer(TOKENIZER, both, tmp_path / "run")
+
+
+# Later versions of Python warn of forks in processes with threads.
+@pytest.mark.filterwarnings("ignore:.*fork")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_in_a_shard_is_named_in_one_line(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as archive:
+        for i in range(40):
+            picture = io.BytesIO()
+            Image.new("RGB", (16, 16), (i, i, i)).save(picture, "PNG")
+            member = tarfile.TarInfo(f"{i}.png")
+            content = picture.getvalue() if i % 4 else b"broken"
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    recipe = override(TOKENIZER, [f"run.workers={workers}"])
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    Image.new("RGB", (16, 16)).save(whole / "a.png")
+    with pytest.raises(MaskweaveError, match=r"\A[^\n]*a\.tar: \d+\.png: [^\n]*\Z"):
+        train_tokenizer(recipe, tmp_path / "tars", tmp_path / "run", whole)
+
+
+def test_splits_that_are_trained_on_together_are_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, name in enumerate(("train", "test")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for j in range(5):
+            color = (i, j, 0)
+            Image.new("RGB", (16, 16), color).save(tmp_path / "data" / name / f"{j}.png")
+    train_tokenizer(override(TOKENIZER, ["run.steps=1"]), tmp_path / "data", tmp_path / "run")
+    assert "holds the splits train, test" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 10, "epochs": 1}, {"steps": 0, "epochs": 0}, {"steps": -4}, {"batch_size": 0},
+        {"seed": -1}, {"seed": 2**63}, {"workers": -1}, {"precision": "fp8"},
+    ],
+)  # fmt: skip
+def test_runs_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(MaskweaveError):
+        RunConfig(**settings)
+
+
+def test_a_warm_up_has_one_length() -> None:
+    with pytest.raises(MaskweaveError, match="either steps or epochs"):
+        OptimiserConfig(warmup=1, warmup_epochs=1)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_weights_of_losses_are_finite(weight: float) -> None:
+    with pytest.raises(MaskweaveError, match="out of range"):
+        PaintingLoss(perceptual=weight)
+    with pytest.raises(MaskweaveError, match="out of range"):
+        MaskingConfig(unmasked_weight=weight)
 
 
 def test_a_transformer_run_does_not_go_on_with_another_tokenizer(
@@ -328,7 +432,7 @@ def test_nan_stops_the_run_and_names_the_step(
 
     monkeypatch.setattr(painting, "pixel_loss", lambda painted, *_: painted.mean() * float("nan"))
     monkeypatch.setattr(PixelDistance, "forward", refuse)
-    with pytest.raises(MaskweaveError, match="step 0"):
+    with pytest.raises(MaskweaveError, match="step 1: "):
         train_tokenizer(TOKENIZER, photos, tmp_path / "run")
     assert not (tmp_path / "run" / "tokenizer").exists()
 

@@ -1,9 +1,11 @@
 """Files that appear under their names only when whole, and where to keep them."""
 
+import glob
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,6 +15,9 @@ from maskweave.errors import MaskweaveError
 
 LARGEST_CONFIG = 1 << 20
 """Bytes beyond which a config.json is not read."""
+
+ABANDONED = 3600
+"""Seconds after which an unfinished file that nobody wrote to is taken for left by a kill."""
 
 SPARE = 1 << 28
 """Bytes that are left free on a disk."""
@@ -69,7 +74,12 @@ def unfinished(file: Path) -> Generator[Path]:
     path = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        for left in file.parent.glob(f".{glob.escape(file.name)}.*.unfinished"):
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
         yield path
+        with path.open("r+b") as content:
+            os.fsync(content.fileno())  # or the name could outlive a power cut without the content
         path.replace(file)
     except OSError as error:
         raise MaskweaveError(f"cannot write {file}: {error.strerror or error}") from error
@@ -84,7 +94,8 @@ def check_room(directory: Path, needed: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < needed + SPARE:
         raise MaskweaveError(
-            f"{directory} needs {needed / 1e9:.1f} GB, and its disk has {free / 1e9:.1f} GB left"
+            f"{directory} needs {(needed + SPARE) / 1e9:.1f} GB, and its disk has "
+            f"{free / 1e9:.1f} GB left"
         )
 
 

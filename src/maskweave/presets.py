@@ -62,9 +62,14 @@ TRANSFORMERS = {
             shift=0,
         ),
         optimiser=OptimiserConfig(
-            warmup_epochs=50, decay=0.0, clip=0.0, ema=0.0, frozen=("position_embedding",)
+            warmup=0,
+            warmup_epochs=50,
+            decay=0.0,
+            clip=0.0,
+            ema=0.0,
+            frozen=("position_embedding",),
         ),
-        run=RunConfig(epochs=100, batch_size=16, precision="no"),
+        run=RunConfig(steps=0, epochs=100, batch_size=16, precision="no"),
     ),
     # The transformer of the shipped cats64, small enough for 32 MB and two CPU cores: 90 minutes of
     # them, validation loss 3.96, masked accuracy 0.207.

@@ -56,6 +56,12 @@ def progress(total: int, first: int = 0, shown: bool = True) -> Generator[Advanc
         yield advance
 
 
+def note(text: str) -> None:
+    """Tell how far long work is where there is no bar."""
+    if not Console(stderr=True).is_terminal:
+        print(text, file=sys.stderr, flush=True)
+
+
 def warn(text: str) -> None:
     """Tell the user what does not stop the work."""
     print("warning:", text, file=sys.stderr)

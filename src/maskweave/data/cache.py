@@ -25,6 +25,9 @@ from maskweave.progress import progress
 LARGEST_SKIPPED = 0.05
 """Share of unreadable images beyond which a folder is refused."""
 
+VERSION = 1
+"""Of how images become squares and views: a change there needs another number here."""
+
 BATCH = 256
 """Images that are read or encoded at once."""
 
@@ -94,13 +97,13 @@ def cached_images(directory: Path, size: int, cache: Path) -> CachedImages:
     files = find_images(directory)
     names = [str(file.relative_to(directory)) for file in files]
     digests = _digests(directory, files, cache)
-    key = hashlib.sha256(f"{size} {' '.join(digests)}".encode()).hexdigest()
+    key = hashlib.sha256(f"{VERSION} {size} {' '.join(digests)}".encode()).hexdigest()
     listing, data = cache / f"images-{key}.json", cache / f"images-{key}.bin"
-    if not (listing.exists() and data.exists()):
-        found = _write_squares(directory, files, size, data)
+    reasons = _listed(listing, data, size)
+    if reasons is None:
+        reasons = _write_squares(directory, files, size, data)
         # Last, as its presence says that the data are whole.
-        write_whole(listing, json.dumps(found).encode())
-    reasons: list[str | None] = json.loads(listing.read_text())
+        write_whole(listing, json.dumps(reasons).encode())
     kept = [digest for digest, reason in zip(digests, reasons, strict=True) if reason is None]
     pixels = np.memmap(data, np.uint8, mode="r", shape=(len(kept), 3, size, size))
     skipped = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
@@ -138,22 +141,37 @@ def cached_tokens(
     MaskweaveError
         If the disk has no room.
     """
-    identity = f"{images.key} {tokenizer} {views} {shift}"
+    identity = f"{VERSION} {images.key} {tokenizer} {views} {shift}"
     file = cache / f"tokens-{hashlib.sha256(identity.encode()).hexdigest()}.npy"
-    if not file.exists():
-        length = encode(images[0][None]).shape[1]
+    # A file that was damaged later is made anew.
+    with suppress(OSError, EOFError, ValueError):
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    length = encode(images[0][None]).shape[1]
+    check_room(cache, 2 * len(images) * views * length)
+    with (
+        progress(len(images)) as advance,
+        ThreadPoolExecutor() as pool,
+        unfinished(file) as path,
+    ):
         shape = (len(images), views, length)
-        check_room(cache, 2 * len(images) * views * length)
-        with progress(len(images)) as advance, unfinished(file) as path:
-            tokens = np.lib.format.open_memmap(path, "w+", np.uint16, shape)
-            for start in range(0, len(images), step := max(1, BATCH // views)):
-                chunk = range(start, min(start + step, len(images)))
-                squares = [view(images[i], i, v, shift) for i in chunk for v in range(views)]
-                encoded = encode(np.stack(squares))
-                tokens[start : chunk.stop] = encoded.reshape(len(chunk), views, length)
-                advance(len(chunk), "tokenising")
-            tokens.flush()
+        tokens = np.lib.format.open_memmap(path, "w+", np.uint16, shape)
+        for start in range(0, len(images), step := max(1, BATCH // views)):
+            chunk = range(start, min(start + step, len(images)))
+            found = zip(chunk, pool.map(images.__getitem__, chunk), strict=True)
+            squares = [view(image, i, v, shift) for i, image in found for v in range(views)]
+            tokens[start : chunk.stop] = encode(np.stack(squares)).reshape(len(chunk), views, -1)
+            advance(len(chunk), "tokenising")
+        tokens.flush()
     return np.load(file, mmap_mode="r", allow_pickle=False)
+
+
+def _listed(listing: Path, data: Path, size: int) -> list[str | None] | None:
+    """Return why files are not among the cached squares, unless these are not there as written."""
+    with suppress(OSError, ValueError):
+        reasons: list[str | None] = json.loads(listing.read_text())
+        if data.stat().st_size == 3 * size * size * reasons.count(None):
+            return reasons
+    return None
 
 
 def _digests(directory: Path, files: Sequence[Path], cache: Path) -> list[str]:

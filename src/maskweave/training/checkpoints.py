@@ -1,8 +1,8 @@
 """Checkpoints of a run: written whole, verified when read, the last ones and the best kept."""
 
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,41 +47,47 @@ def save(
     """Write a checkpoint, under its final name only once it is whole, and drop old ones.
 
     ``export`` writes the components that inference loads, so that each checkpoint is a model too.
-
-    Raises
-    ------
-    MaskweaveError
-        If it cannot be written, for instance on a full disk; the last one is then still there.
     """
     unfinished = directory / "unfinished"
     final = directory / f"step_{step:08d}"
+    if accelerator.is_main_process:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(unfinished))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        export(unfinished)
+        files = {name: sha256(unfinished / name) for name in _names(unfinished)}
+        progress = {"step": step, "validation_loss": validation_loss, "files": files}
+        write_json(unfinished / "progress.json", progress)
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one
+        unfinished.replace(final)
+        _drop_old(directory)
+
+
+@contextmanager
+def writing(directory: Path) -> Generator[None]:
+    """Name the last good checkpoint in the error of what cannot be written, as on a full disk."""
     try:
-        if accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-        accelerator.wait_for_everyone()
-        accelerator.save_state(str(unfinished))
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            export(unfinished)
-            files = {name: sha256(unfinished / name) for name in _names(unfinished)}
-            progress = {"step": step, "validation_loss": validation_loss, "files": files}
-            write_json(unfinished / "progress.json", progress)
-            shutil.rmtree(final, ignore_errors=True)  # a damaged one
-            unfinished.replace(final)
-            _drop_old(directory)
+        yield
     # safetensors and torch report a full disk as errors of their own.
     except (OSError, RuntimeError, SafetensorError, MaskweaveError) as error:
         last = max(directory.glob("step_*"), default="none")
         raise MaskweaveError(
-            f"cannot write checkpoint {final}: {error}; last good checkpoint: {last}"
+            f"cannot write the run: {error}; last good checkpoint: {last}"
         ) from error
 
 
-def check_disk(checkpoint: Path) -> None:
-    """Raise MaskweaveError unless the disk has room for all checkpoints of this one's size."""
-    size = sum((checkpoint / name).stat().st_size for name in _names(checkpoint))
-    check_room(checkpoint.parent, (KEPT + 1) * size)
+def check_disk(directory: Path) -> None:
+    """Raise MaskweaveError unless the disk has room for the checkpoints that are yet to come."""
+    found = sorted(directory.glob("step_*"))
+    newest = found[-1]
+    size = sum((newest / name).stat().st_size for name in _names(newest))
+    if newest.name == f"step_{0:08d}":  # AdamW's two moments are not in it
+        size += 2 * sum(file.stat().st_size for file in newest.glob("model*.safetensors"))
+    # Those that are kept, the best among them or not, and the next one while it is written.
+    check_room(directory, max(1, KEPT + 2 - len(found)) * size)
 
 
 def _drop_old(directory: Path) -> None:

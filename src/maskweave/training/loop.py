@@ -2,21 +2,28 @@
 
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration, is_wandb_available, set_seed
+from accelerate.utils import (
+    DataLoaderConfiguration,
+    InitProcessGroupKwargs,
+    is_wandb_available,
+    set_seed,
+)
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskweave.data.sampler import StepSampler
 from maskweave.errors import MaskweaveError
-from maskweave.progress import progress
-from maskweave.training.checkpoints import check_disk, resume, save
+from maskweave.files import unfinished
+from maskweave.progress import note, progress
+from maskweave.training.checkpoints import check_disk, resume, save, writing
 from maskweave.training.speed import gemm_rate
 
 Scalars = dict[str, Tensor | float]
@@ -27,9 +34,9 @@ class RunConfig:
     """How long to train, on how much at once, and what to write on the way."""
 
     steps: int = 10_000
-    """Optimiser steps of the whole run."""
+    """Optimiser steps of the whole run; 0 where it is given in epochs."""
     epochs: int = 0
-    """Length in passes over the images instead of steps; 0 counts steps."""
+    """Passes over the images, where the run is not given in steps."""
     batch_size: int = 64
     """Images per step, of all processes together."""
     accumulate: int = 1
@@ -52,11 +59,16 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         """Refuse counts that cannot run."""
-        counts = (self.steps, self.batch_size, self.accumulate, self.log_every, self.save_every)
-        if min(counts) < 1 or self.workers < 0 or self.epochs < 0:
+        counts = (self.batch_size, self.accumulate, self.log_every, self.save_every)
+        if min(counts) < 1 or min(self.workers, self.steps, self.epochs) < 0:
             raise MaskweaveError(f"counts of steps and images must be positive: {self}")
-        if self.seed < 0:
-            raise MaskweaveError(f"seed must be at least 0, got {self.seed}")
+        if (self.steps == 0) == (self.epochs == 0):
+            raise MaskweaveError(
+                f"a run has either steps or epochs, the other is 0; got {self.steps} steps and "
+                f"{self.epochs} epochs"
+            )
+        if not 0 <= self.seed < 2**63:
+            raise MaskweaveError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
         if self.precision not in ("no", "bf16"):
             raise MaskweaveError(f"precision is no or bf16, got {self.precision!r}")
 
@@ -99,6 +111,8 @@ def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
         log_with=["tensorboard", "wandb"] if run.wandb else "tensorboard",
         project_dir=directory / "logs",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
+        # Others wait while one process fills the cache.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=2))],
     )
     parts = accelerator.num_processes * run.accumulate
     if run.batch_size % parts:
@@ -152,24 +166,33 @@ def fit(
     Raises
     ------
     MaskweaveError
-        If a figure is not finite; the message names the step and the last good checkpoint. If the
-        disk has no room for the checkpoints.
+        If a figure is not finite or the run cannot be written, for instance on a full disk; the
+        message names the last good checkpoint. If an image of a shard cannot be read.
     """
     checkpoints, steps = directory / "checkpoints", length(run, images)
     first = resume(checkpoints, accelerator)
-    if first == 0:
-        save(checkpoints, 0, None, task.export, accelerator)
+    if not any(checkpoints.glob("step_*")):
+        with writing(checkpoints):
+            save(checkpoints, 0, None, task.export, accelerator)
     if accelerator.is_main_process:
-        check_disk(max(checkpoints.glob("step_*")))
+        check_disk(checkpoints)
     sampler = StepSampler(images, run.batch_size, run.seed, first)
     loader = DataLoader(dataset, batch_sampler=sampler, num_workers=run.workers)
     batches = iter(accelerator.prepare(loader))
-    accelerator.init_trackers("maskweave", init_kwargs={"wandb": {"dir": str(directory / "logs")}})
+    trackers = {
+        "tensorboard": {"purge_step": first + 1},  # what a stopped run logged beyond its checkpoint
+        "wandb": {"dir": str(directory / "logs")},
+    }
+    accelerator.init_trackers("maskweave", init_kwargs=trackers)
     window = Window(task.flops(), run, accelerator)
     text = ""
     with progress(steps, first, accelerator.is_main_process) as advance:
         for step in range(first, steps):
-            batch = next(batches)
+            try:
+                batch = next(batches)
+            except MaskweaveError as error:  # which worker processes wrap in their traceback
+                reason = str(error).rpartition("MaskweaveError: ")[2].strip()
+                raise MaskweaveError(reason) from error
             _seed(run.seed, accelerator.process_index, step)
             window.add(task.step(batch, step))
             done = step + 1
@@ -182,11 +205,16 @@ def fit(
             advance(text=text)
             if checkpoint_due:
                 _seed(run.seed, accelerator.process_index, 0)
-                loss = _validate(task, done, directory, accelerator)
-                # In this order: a run whose last checkpoint exists has been exported.
+                figures, sheets = task.validate()
+                loss = figures["validation/loss"]
+                with writing(checkpoints):
+                    _report(figures, sheets, done, directory, accelerator)
+                    # In this order: a run whose last checkpoint exists has been exported.
+                    if accelerator.is_main_process:
+                        task.export(directory)
+                    save(checkpoints, done, loss, task.export, accelerator)
                 if accelerator.is_main_process:
-                    task.export(directory)
-                save(checkpoints, done, loss, task.export, accelerator)
+                    note(f"step {done} of {steps}: {text} validation/loss {loss:.4g}")
                 window.open()
     accelerator.end_training()
 
@@ -227,9 +255,9 @@ class Window:
         sums, means = ([*map(self._mean, values)] for values in (rows, columns))
         local = torch.stack([*sums, *means])
         values: list[float] = self.accelerator.reduce(local, "mean").tolist()  # type: ignore[union-attr]
-        for step, value in enumerate(values[: len(self)], start=done - len(self)):
+        for step, value in enumerate(values[: len(self)], start=done - len(self) + 1):
             if not np.isfinite(value):
-                figures = {n: float(v) for n, v in self.steps[step - done].items()}
+                figures = {n: float(v) for n, v in self.steps[step - done - 1].items()}
                 last = max(checkpoints.glob("step_*"), default="none")
                 raise MaskweaveError(f"step {step}: {figures}; last good checkpoint: {last}")
         images_per_second = len(self) * self.batch_size / (time.perf_counter() - self.began)
@@ -248,16 +276,20 @@ def _seed(seed: int, process: int, step: int) -> None:
     set_seed(int(state[0]))
 
 
-def _validate(task: Task, step: int, directory: Path, accelerator: Accelerator) -> float:
-    """Log validation figures and sample pictures; return the loss."""
-    figures, sheets = task.validate()
+def _report(
+    figures: dict[str, float],
+    sheets: dict[str, Tensor],
+    step: int,
+    directory: Path,
+    accelerator: Accelerator,
+) -> None:
+    """Log validation figures and sample pictures, and write these to ``directory/samples``."""
     accelerator.log(figures, step=step)
     if accelerator.is_main_process:
-        (directory / "samples").mkdir(exist_ok=True)
         for name, sheet in sheets.items():
             array = sheet.cpu().numpy()
-            Image.fromarray(array).save(directory / "samples" / f"{name}_{step:08d}.png")
+            with unfinished(directory / "samples" / f"{name}_{step:08d}.png") as path:
+                Image.fromarray(array).save(path, "PNG")
             for tracker in accelerator.trackers:
                 options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images({name: array[None]}, step=step, **options)
-    return figures["validation/loss"]

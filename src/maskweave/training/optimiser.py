@@ -23,7 +23,7 @@ class OptimiserConfig:
     warmup: int = 100
     """Steps over which the rate rises from zero."""
     warmup_epochs: int = 0
-    """Warm-up in passes over the images instead, the rate constant within each."""
+    """Warm-up in passes over the images, the rate constant within each, instead of in steps."""
     decay: float = 0.3
     """Share of the run, at its end, over which the rate falls to zero."""
     clip: float = 1.0
@@ -39,6 +39,11 @@ class OptimiserConfig:
             raise MaskweaveError(f"learning_rate and weight_decay must be positive: {self}")
         if min(self.warmup, self.warmup_epochs) < 0 or not 0 <= self.clip < math.inf:
             raise MaskweaveError(f"optimiser settings out of range: {self}")
+        if self.warmup and self.warmup_epochs:
+            raise MaskweaveError(
+                f"a warm-up has either steps or epochs, and 0 of the others; got {self.warmup} "
+                f"steps and {self.warmup_epochs} epochs"
+            )
         if not (0 <= self.decay <= 1 and 0 <= self.ema < 1):
             raise MaskweaveError(f"optimiser settings out of range: {self}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
@@ -95,7 +100,8 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """Return an exponential moving average of the weights, quick at the start and slower later."""
 
     def average(mean: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        rate = min(decay, (1 + int(count)) / (10 + int(count)))
+        count = torch.as_tensor(count)  # stays on its device: a GPU need not be waited for
+        rate = ((1 + count) / (10 + count)).clamp(max=decay)
         return mean.lerp(current, 1 - rate)
 
     return AveragedModel(model, avg_fn=average, use_buffers=True)

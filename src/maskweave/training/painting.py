@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +57,9 @@ class PaintingLoss:
         check_kinds(self.holes)
         weights = (self.perceptual, self.codebook, self.known, self.adversarial, self.shift)
         shares = (self.adversarial_start, self.whole)
-        if not (all(w >= 0 for w in weights) and all(0 <= share <= 1 for share in shares)):
+        if not (
+            all(0 <= w < math.inf for w in weights) and all(0 <= share <= 1 for share in shares)
+        ):
             raise MaskweaveError(f"loss settings out of range: {self}")
 
 
@@ -129,7 +131,7 @@ class Painting:
         self.steps, self.epoch, self.accelerator = steps, epoch, accelerator
         discriminator = PatchDiscriminator().to(memory_format=torch.channels_last)
         self.discriminator, self.discriminator_optimiser = accelerator.prepare(
-            discriminator, adamw(discriminator, config)
+            discriminator, adamw(discriminator, replace(config, frozen=()))
         )
         network = perceptual_loss().to(accelerator.device) if loss.perceptual > 0 else None
         self.perceptual = network
@@ -173,7 +175,8 @@ class Painting:
                 pixel = pixel_loss(whole, images[i], hole[i], self.weights.known)
                 pixel = pixel * (weights[i].mean() / mean)
                 total, parts = self._loss(pixel, painted, images[i], adversarial)
-                self.accelerator.backward((total + own) / self.parts)
+                parts["loss"] = total + own
+                self.accelerator.backward(parts["loss"] / self.parts)
             pictures.append(painted.detach())
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()

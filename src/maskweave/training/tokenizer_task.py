@@ -123,10 +123,9 @@ class TokenizerTask:
             painted = torch.where(hole[:, None], vqgan.decode(tokens[-1], images, hole), images)
             batches.append((painted, images, hole))
         used, perplexity = _usage(torch.cat(tokens), self.model.codebook_size)
-        if perplexity < COLLAPSED * self.model.codebook_size:
-            warn(
-                f"the codebook collapses: perplexity {perplexity:.0f} of {self.model.codebook_size}"
-            )
+        possible = min(self.model.codebook_size, sum(map(Tensor.numel, tokens)))
+        if perplexity < COLLAPSED * possible and self.accelerator.is_main_process:
+            warn(f"the codebook collapses: perplexity {perplexity:.0f} of {possible}")
         figures = self.painting.figures(batches) | {
             "validation/codes_used": float(used),
             "validation/codebook_perplexity": float(perplexity),

@@ -1,7 +1,7 @@
 """The commands of training: images to a tokenizer, then to a transformer, then a better decoder."""
 
-import dataclasses
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +14,12 @@ from torch import Tensor
 from maskweave.checkpoint import Tokenizer, load_tokenizer, weights_hash
 from maskweave.data.augment import check_shift, to_unit_range
 from maskweave.data.cache import Images, cached_images, cached_tokens
+from maskweave.data.check import SPLITS
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, sha256, user_cache, write_json
+from maskweave.images import SUFFIXES
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import warn
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
@@ -73,16 +75,17 @@ def train_tokenizer(
     Raises
     ------
     MaskweaveError
-        If a folder has no images, too few or too many broken ones, ``output`` holds a run of
-        another recipe, or a disk is full.
+        If a folder has no images, too few or too many broken ones, ``output`` lies in ``data`` or
+        holds a model or a run of another recipe, or a disk is full.
     """
+    _refuse_other(output, data, asdict(recipe))
     accelerator = accelerator_for(recipe.run, output)
     size = recipe.model.image_size
     found = _read(data, validation, size, cache or user_cache(), accelerator)
     steps, epoch = _lengths(recipe.run, found)
-    _claim(output, dataclasses.asdict(recipe) | {"images": found.images.key}, accelerator)
     torch.manual_seed(recipe.run.seed)
     task = TokenizerTask(recipe, found.validation, accelerator, steps, epoch)
+    _claim(output, data, asdict(recipe) | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
@@ -103,21 +106,22 @@ def train_transformer(
     as well.
     """
     vqgan, cache = load_tokenizer(tokenizer), cache or user_cache()
-    model = dataclasses.replace(
+    model = replace(
         recipe.model,
         codebook_size=vqgan.config.codebook_size,
         length=vqgan.config.length,
         patch=vqgan.config.patch if recipe.model.patch else 0,
     )
-    recipe = dataclasses.replace(recipe, model=model)
+    recipe = replace(recipe, model=model)
+    weights = sha256(tokenizer / "model.safetensors")
+    made_of = asdict(recipe) | {"tokenizer_sha256": weights}
+    _refuse_other(output, data, made_of)
     accelerator = accelerator_for(recipe.run, output)
     found = _read(data, validation, vqgan.config.image_size, cache, accelerator)
     steps, epoch = _lengths(recipe.run, found)
-    weights = sha256(tokenizer / "model.safetensors")
-    made_of = {"images": found.images.key, "tokenizer_sha256": weights}
-    _claim(output, dataclasses.asdict(recipe) | made_of, accelerator)
     torch.manual_seed(recipe.run.seed)
     task = TransformerTask(recipe, vqgan, found.validation, accelerator, steps, epoch)
+    _claim(output, data, made_of | {"images": found.images.key}, accelerator)
     with accelerator.local_main_process_first():
         tokens = cached_tokens(
             found.images,
@@ -147,17 +151,17 @@ def train_decoder(
     pipeline = InpaintPipeline.from_pretrained(model)
     size = pipeline.tokenizer.config.image_size
     check_shift(recipe.loss.shift, size)
+    made_of = asdict(recipe) | {
+        "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
+        "defaults": asdict(pipeline.defaults),
+    }
+    _refuse_other(output, data, made_of)
     accelerator = accelerator_for(recipe.run, output)
     found = _read(data, validation, size, cache or user_cache(), accelerator)
     steps, epoch = _lengths(recipe.run, found)
-    made_of = {
-        "images": found.images.key,
-        "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
-        "defaults": dataclasses.asdict(pipeline.defaults),
-    }
-    _claim(output, dataclasses.asdict(recipe) | made_of, accelerator)
     torch.manual_seed(recipe.run.seed)
     task = DecoderTask(recipe, pipeline, found.validation, accelerator, steps, epoch)
+    _claim(output, data, made_of | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
@@ -166,8 +170,11 @@ def _read(
     data: Path, validation: Path | None, size: int, cache: Path, accelerator: Accelerator
 ) -> _Data:
     with accelerator.local_main_process_first():
-        images = _open(data, size, cache)
-        watched = _open(validation, size, cache) if validation else images
+        images = _open(data, size, cache, accelerator)
+        watched = _open(validation, size, cache, accelerator) if validation else images
+    splits = [name for name in SPLITS if (data / name).is_dir()]
+    if len(splits) > 1 and accelerator.is_main_process:
+        warn(f"{data} holds the splits {', '.join(splits)}, and all of them are trained on")
     if validation:
         held_out, indices = range(len(watched)), list(range(len(images)))
         copies = len(set(watched.digests) & set(images.digests))
@@ -178,16 +185,23 @@ def _read(
         # Of a small set too, something is held out.
         held_out = held_out or [min(range(len(images)), key=images.digests.__getitem__)]
         indices = sorted(set(range(len(images))) - set(held_out))
-    samples = [torch.from_numpy(watched[i]) for i in held_out[:VALIDATION_IMAGES]]
+        if not indices:
+            raise MaskweaveError(f"{data}: all {len(images)} images are held out; name others")
+    # By their hashes, so that none of a folder's parts is preferred.
+    chosen = sorted(held_out, key=watched.digests.__getitem__)[:VALIDATION_IMAGES]
+    samples = [torch.from_numpy(watched[i]) for i in chosen]
     return _Data(images, indices, torch.stack(samples))
 
 
-def _open(directory: Path, size: int, cache: Path) -> Images:
+def _open(directory: Path, size: int, cache: Path, accelerator: Accelerator) -> Images:
     if any(directory.glob("*.tar")):
+        if loose := next((f for f in directory.rglob("*") if f.suffix.lower() in SUFFIXES), None):
+            raise MaskweaveError(f"{directory} holds both shards (*.tar) and images, as {loose}")
         return ImageShards(directory, size)
     images = cached_images(directory, size, cache)
-    for name, reason in images.skipped.items():
-        warn(f"{name} in {directory} is left out: {reason}")
+    if accelerator.is_main_process:
+        for name, reason in images.skipped.items():
+            warn(f"{name} in {directory} is left out: {reason}")
     return images
 
 
@@ -202,19 +216,38 @@ def _encode(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> n
     return tokenizer.encode(squares).cpu().numpy().astype(np.uint16)
 
 
-def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write the resolved recipe into the run's folder, which must not hold another one."""
-    # Through JSON and back, so that tuples compare equal to the lists of the file.
-    recipe = json.loads(json.dumps(recipe))
+def _refuse_other(output: Path, data: Path, recipe: dict[str, Any]) -> None:
+    """Refuse a folder that lies among the images or holds a model or another run."""
+    if output.resolve().is_relative_to(data.resolve()):
+        raise MaskweaveError(f"{output} lies in {data}, and its pictures would be trained on")
     file = output / "recipe.json"
     if file.exists():
         found = read_json(file)
         found["run"] = found.get("run", {}) | {n: recipe["run"][n] for n in HARMLESS}
-        if differing := [name for name in recipe if found.get(name) != recipe[name]]:
+        # Through JSON and back, so that tuples compare equal to the lists of the file.
+        if differing := _differing(found, json.loads(json.dumps(recipe))):
             raise MaskweaveError(
                 f"{output} holds a run of another recipe ({file}: not the same "
                 f"{', '.join(differing)}); name a new folder"
             )
+    elif any((output / name).exists() for name in ("config.json", "tokenizer", "transformer")):
+        raise MaskweaveError(f"{output} holds a model; name a new folder")
+
+
+def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Return the dotted names of what is not as wanted."""
+    names: list[str] = []
+    for name, value in wanted.items():
+        if isinstance(value, dict) and isinstance(found.get(name), dict):
+            names += [f"{name}.{inner}" for inner in _differing(found[name], value)]
+        elif found.get(name) != value:
+            names.append(name)
+    return names
+
+
+def _claim(output: Path, data: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
+    """Write the resolved recipe into the run's folder, unless that holds something else."""
+    _refuse_other(output, data, recipe)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        write_json(file, recipe)
+        write_json(output / "recipe.json", recipe)

@@ -68,7 +68,7 @@ class MaskingConfig:
         named(self.schedule)
         check_kinds(self.holes)
         shares = (self.whole, self.label_smoothing)
-        if not all(0 <= share <= 1 for share in shares) or self.unmasked_weight < 0:
+        if not (all(0 <= s <= 1 for s in shares) and 0 <= self.unmasked_weight < math.inf):
             raise MaskweaveError(f"masking settings out of range: {self}")
         if self.views < 1 or self.shift < 0:
             raise MaskweaveError(f"views must be at least 1 and shift at least 0: {self}")
