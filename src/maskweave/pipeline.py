@@ -248,6 +248,8 @@ class InpaintPipeline:
         settings = settings or self.defaults
         patch = self.tokenizer.config.patch
         patches = known_patches(known, hole, patch).to(self.dtype)
+        how: dict[str, Any] = dataclasses.asdict(settings)
+        how["schedule"] = named(settings.schedule)
         return decode(
             lambda tokens, masked: self.transformer(tokens, masked, patches),
             self.tokenizer.encode(known),
@@ -255,7 +257,7 @@ class InpaintPipeline:
             mask_token=self.transformer.config.mask_token,
             generators=generators,
             on_step=on_step,
-            **dataclasses.asdict(settings) | {"schedule": named(settings.schedule)},
+            **how,
         )
 
     def _fill(

@@ -97,9 +97,11 @@ class DecoderTask:
         if chosen:
             tokens[filled] = self._fill(images[filled], hole[filled], chosen)
         codes = self.tokenizer.codes(tokens)
-        scalars = self.painting.step(
-            images, hole, lambda i: (self.decoder(codes[i], images[i], hole[i]), 0.0), step
-        )
+
+        def paint(rows: Tensor) -> tuple[Tensor, float]:
+            return self.decoder(codes[rows], images[rows], hole[rows]), 0.0
+
+        scalars = self.painting.step(images, hole, paint, step)
         self.ema.update_parameters(self.accelerator.unwrap_model(self.decoder))
         return scalars
 
