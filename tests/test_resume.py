@@ -145,6 +145,16 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert_ends_alike(run, whole)
 
 
+def test_steps_that_are_taken_again_are_logged_once(noise: Path, run: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shutil.rmtree(run / "checkpoints/step_00000008")
+    train_tokenizer(TINY, noise, run)
+    log = EventAccumulator(str(run / "logs/maskweave"))
+    log.Reload()
+    assert [event.step for event in log.Scalars("loss")] == [2, 4, 6, 8]
+
+
 def test_without_a_whole_checkpoint_the_run_stops(noise: Path, run: Path) -> None:
     for file in run.glob("checkpoints/*/model.safetensors"):
         file.unlink()
