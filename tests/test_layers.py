@@ -77,5 +77,12 @@ def test_decode_knows_no_network_and_the_loop_no_model() -> None:
     maskgit = {target for source, target in imports() if source == "maskgit"}
     assert maskgit == {"maskweave.errors", "maskweave.schedules"}
     loop = {target for source, target in imports() if source == "training.loop"}
-    known = {"errors", "progress", "data.sampler", "training.checkpoints", "training.speed"}
+    known = {
+        "errors",
+        "files",
+        "progress",
+        "data.sampler",
+        "training.checkpoints",
+        "training.speed",
+    }
     assert loop == {f"maskweave.{name}" for name in known}
