@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from maskweave.evaluation.baselines import biharmonic, by_model, navier_stokes, pasted
+from maskweave.evaluation.baselines import Fill, biharmonic, by_model, navier_stokes, pasted
 from maskweave.evaluation.evaluate import Meter, joined, summarise
 from maskweave.evaluation.examples import BATCH, Batch, by_stem, read_rgb, spread
 from maskweave.evaluation.inception import Inception, real_features
@@ -52,7 +52,7 @@ def main() -> None:
     pipeline = InpaintPipeline.from_pretrained(arguments.model)
     meter = Meter(Inception(768, "pytorch-fid"))
 
-    ways = {"Navier-Stokes": navier_stokes, "biharmonic": biharmonic}
+    ways: dict[str, Fill] = {"Navier-Stokes": navier_stokes, "biharmonic": biharmonic}
     for setting in itertools.product(
         arguments.steps, arguments.temperature, arguments.token_temperature
     ):
