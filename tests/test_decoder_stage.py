@@ -52,6 +52,7 @@ def test_a_run_is_a_model_with_the_same_settings(run: Path, tiny_model: Path) ->
     before, after = (InpaintPipeline.from_pretrained(folder) for folder in (tiny_model, run))
     assert before.defaults == after.defaults
     assert before.tokenizer.config == after.tokenizer.config
+    assert "maskweave train decoder" in (run / "README.md").read_text()
 
 
 def test_a_resumed_run_ends_in_the_same_weights(

@@ -177,6 +177,8 @@ def test_a_transformer_run_is_a_model_that_the_pipeline_loads(
     photos: Path, tokenizer_run: Path, tmp_path: Path
 ) -> None:
     train_transformer(TRANSFORMER, photos, tokenizer_run / "tokenizer", tmp_path / "run")
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "# run\n" in card and "16x16" in card and "9 images, and 1 others" in card
     pipeline = InpaintPipeline.from_pretrained(tmp_path / "run")
     image = np.zeros((16, 16, 3), dtype=np.uint8)
     hole = np.zeros((16, 16), dtype=bool)

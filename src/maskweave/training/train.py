@@ -18,7 +18,7 @@ from maskweave.data.check import SPLITS
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
-from maskweave.files import read_json, sha256, user_cache, write_json
+from maskweave.files import read_json, sha256, user_cache, write_json, write_whole
 from maskweave.images import SUFFIXES
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import warn
@@ -40,6 +40,18 @@ VALIDATION_SHARE = 0.05
 
 HARMLESS = ("workers", "log_every", "save_every", "wandb")
 """Settings of a run that change none of its weights: it may go on with others."""
+
+
+CARD = """\
+# {name}
+
+Fills holes in {size}x{size} images. Made by `maskweave train {stage}`.
+
+- **Sizes**: {length} tokens, {codes} codes; see `tokenizer/config.json`, `transformer/config.json`.
+- **Data**: {images} images, and {validation} others for validation.
+- **Recipe**: {steps} steps of {batch} images; the whole is in `recipe.json`.
+- **Validation loss**: {loss:.4g}, in fixed holes of all kinds.
+"""
 
 
 class _Data(NamedTuple):
@@ -133,6 +145,8 @@ def train_transformer(
         )
     examples = MaskedExamples(found.images, found.indices, tokens, recipe.masking)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
+    if accelerator.is_main_process:
+        _write_card(output, "transformer", vqgan, recipe.run, steps, found)
 
 
 def train_decoder(
@@ -164,6 +178,8 @@ def train_decoder(
     _claim(output, data, made_of | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
+    if accelerator.is_main_process:
+        _write_card(output, "decoder", pipeline.tokenizer, recipe.run, steps, found)
 
 
 def _read(
@@ -251,3 +267,23 @@ def _claim(output: Path, data: Path, recipe: dict[str, Any], accelerator: Accele
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(output / "recipe.json", recipe)
+
+
+def _write_card(
+    output: Path, stage: str, tokenizer: Tokenizer, run: RunConfig, steps: int, data: _Data
+) -> None:
+    """Write the model's card from what the run's last checkpoint says."""
+    last = max((output / "checkpoints").glob("step_*"))
+    card = CARD.format(
+        name=output.resolve().name,
+        stage=stage,
+        size=tokenizer.config.image_size,
+        length=tokenizer.config.length,
+        codes=tokenizer.config.codebook_size,
+        images=len(data.indices),
+        validation=len(data.validation),
+        steps=steps,
+        batch=run.batch_size,
+        loss=read_json(last / "progress.json")["validation_loss"],
+    )
+    write_whole(output / "README.md", card.encode())
