@@ -276,3 +276,20 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(MaskweaveError, match=message):
         pipeline(**({"image": IMAGE, "mask_image": MASK} | arguments))
+
+
+def test_known_tokens_are_encoded_in_full_precision_whatever_a_caller_computes_in(
+    pipeline: InpaintPipeline,
+) -> None:
+    known = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    hole = torch.zeros(4, 16, 16, dtype=torch.bool)
+    hole[:, :4] = True
+    known = known.masked_fill(hole[:, None], 0.0)
+    seen: list[torch.dtype] = []
+    pipeline.tokenizer.encoder.register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        tokens = pipeline.fill_tokens(
+            known, hole, [torch.Generator().manual_seed(i) for i in range(4)]
+        )
+    assert seen == [torch.float32]
+    assert torch.equal(tokens[:, 4:], pipeline.tokenizer.encode(known)[:, 4:])

@@ -248,11 +248,13 @@ class InpaintPipeline:
         settings = settings or self.defaults
         patch = self.tokenizer.config.patch
         patches = known_patches(known, hole, patch).to(self.dtype)
+        with torch.autocast(known.device.type, enabled=False):  # a caller's would change tokens
+            tokens = self.tokenizer.encode(known)
         how: dict[str, Any] = dataclasses.asdict(settings)
         how["schedule"] = named(settings.schedule)
         return decode(
             lambda tokens, masked: self.transformer(tokens, masked, patches),
-            self.tokenizer.encode(known),
+            tokens,
             token_mask(hole, patch),
             mask_token=self.transformer.config.mask_token,
             generators=generators,
