@@ -36,6 +36,7 @@ BASE = (
     "model.pre_norm=true",
     "masking.unmasked_weight=0",
     "optimiser.warmup=50",
+    "run.batch_size=32",
 )
 """The preset cats64, smaller and as it was before it took up what these runs recommend."""
 

@@ -2,7 +2,8 @@
 
     python benchmarks/tune.py --model DIR --truth DIR --steps 4 8 --token-temperature 0.5 1
 
-The holes are drawn; run it on validation images, so that the test stays unseen.
+The holes are drawn; run it on validation images, so that the test stays unseen. With ``--sheets``
+a random few fills of each kind, whatever they are worth, are drawn beside the truth.
 """
 
 import argparse
@@ -17,8 +18,13 @@ from maskweave.evaluation.baselines import Fill, biharmonic, by_model, navier_st
 from maskweave.evaluation.evaluate import Meter, joined, summarise
 from maskweave.evaluation.examples import BATCH, Batch, by_stem, read_rgb, spread
 from maskweave.evaluation.inception import Inception, real_features
+from maskweave.evaluation.pictures import sheet
 from maskweave.holes import KINDS, draw_hole
+from maskweave.images import covered
 from maskweave.pipeline import InpaintPipeline
+
+SHOWN = 8
+"""Fills in a sheet."""
 
 FIGURES = ("fid", "lpips", "psnr_hole", "ssim_hole")
 
@@ -48,6 +54,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4])
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
     parser.add_argument("--token-temperature", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--sheets", type=Path, help="folder for pictures of fills")
     arguments = parser.parse_args()
     pipeline = InpaintPipeline.from_pretrained(arguments.model)
     meter = Meter(Inception(768, "pytorch-fid"))
@@ -63,15 +70,22 @@ def main() -> None:
     table = Table("holes", "", *FIGURES)
     for kind in arguments.kinds:
         batches = draw_batches(arguments.truth, kind, arguments.images)
+        stems, images, holes = (list(itertools.chain(*part)) for part in zip(*batches, strict=True))
         truth = np.concatenate([real_features(b.images, meter.inception) for b in batches])
+        shown = np.random.default_rng(0).permutation(len(stems))[:SHOWN].tolist()
+        rows = [{"hole": covered(images[i], holes[i])} for i in shown]
         for name, fill in ways.items():
-            parts = []
-            for batch in batches:
-                pairs = zip(fill(batch.images, batch.holes), batch.images, batch.holes, strict=True)
-                parts.append(meter.score([pasted(*one) for one in pairs], batch))
-            scores = joined(parts)
-            found = summarise([scores], truth, meter).figures
+            painted = itertools.chain(*(fill(batch.images, batch.holes) for batch in batches))
+            fills = [pasted(*one) for one in zip(painted, images, holes, strict=True)]
+            parts = [meter.score(fills[i * BATCH :][:BATCH], b) for i, b in enumerate(batches)]
+            found = summarise([joined(parts)], truth, meter).figures
             table.add_row(kind, name, *(f"{found[figure].value:.4f}" for figure in FIGURES))
+            rows = [row | {name: fills[i]} for row, i in zip(rows, shown, strict=True)]
+        if arguments.sheets:
+            arguments.sheets.mkdir(parents=True, exist_ok=True)
+            rows = [row | {"truth": images[i]} for row, i in zip(rows, shown, strict=True)]
+            picture = sheet(rows, [stems[i] for i in shown])
+            picture.savefig(arguments.sheets / f"{kind}.png")
     Console(width=120).print(table)
 
 

@@ -11,10 +11,12 @@ from safetensors.torch import load_file
 
 from conftest import tiny_pipeline
 from maskweave.checkpoint import save_component
+from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.holes import draw_holes
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig
@@ -48,9 +50,11 @@ def test_only_the_decoder_learns(run: Path, tiny_model: Path) -> None:
     assert changed == {name for name in before if name.startswith("tokenizer.decoder.")}
 
 
-def test_a_run_is_a_model_with_the_same_settings(run: Path, tiny_model: Path) -> None:
+def test_a_run_is_a_model_whose_defaults_are_what_it_was_trained_on(
+    run: Path, tiny_model: Path
+) -> None:
     before, after = (InpaintPipeline.from_pretrained(folder) for folder in (tiny_model, run))
-    assert before.defaults == after.defaults
+    assert after.defaults == before.settings(steps=4, token_temperature=0.5) != before.defaults
     assert before.tokenizer.config == after.tokenizer.config
     assert "maskweave train decoder" in (run / "README.md").read_text()
 
@@ -87,6 +91,20 @@ def test_a_batch_is_learnt_by_heart() -> None:
     task, batch = task_and_batch(override(RECIPE, ["filled=1", "optimiser.learning_rate=0.01"]))
     losses = [float(task.step(batch, 1)["loss/pixel"]) for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_added_blocks_change_nothing_at_first_and_are_learnt_and_saved(
+    noise: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    task, (images, hole, _) = task_and_batch(override(RECIPE, ["blocks=2"]))
+    known, tokens = to_unit_range(images), torch.arange(8 * 16).view(8, 16) % 32
+    before = tiny_pipeline().tokenizer
+    torch.testing.assert_close(*(m.decode(tokens, known, hole) for m in (task.tokenizer, before)))
+    train_decoder(override(RECIPE, ["blocks=2"]), noise, tiny_model, tmp_path)
+    after = InpaintPipeline.from_pretrained(tmp_path).tokenizer
+    assert isinstance(after, VQGAN)
+    assert after.config.decoder_blocks == before.config.decoder_blocks + 2
+    assert after.decoder.middle[-1].get_parameter("conv2.weight").any()
 
 
 def test_a_run_on_another_model_is_refused(run: Path, noise: Path, tmp_path: Path) -> None:

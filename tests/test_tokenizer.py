@@ -159,11 +159,12 @@ def test_the_tokenizer_learns_one_batch(images, hole) -> None:
     assert losses[-1] < 0.25 * losses[0]
 
 
-def test_pixel_loss_is_the_weighted_mean_error() -> None:
-    images, painted = torch.zeros(1, 3, 2, 2), torch.tensor([[1.0, 2], [3, 4]]).expand(1, 3, 2, 2)
-    hole = torch.tensor([[[True, False], [False, True]]])
+def test_pixel_loss_counts_each_image_alike_and_the_known_by_their_weight() -> None:
+    images, painted = torch.zeros(2, 3, 2, 2), torch.tensor([[1.0, 2], [3, 4]]).expand(2, 3, 2, 2)
+    hole = torch.tensor([[[True, False], [False, True]], [[True, True], [True, True]]])
     assert pixel_loss(painted, images, hole, 0.0).item() == pytest.approx(2.5)
-    assert pixel_loss(painted, images, hole, 0.5).item() == pytest.approx((1 + 1 + 1.5 + 4) / 3)
+    assert pixel_loss(painted, images, ~hole, 0.0).item() == pytest.approx((2.5 + 0) / 2)
+    assert pixel_loss(painted, images, hole, 0.5).item() == pytest.approx((3.75 + 2.5) / 2)
 
 
 def test_the_hinge_loss_is_zero_beyond_the_margin_only() -> None:

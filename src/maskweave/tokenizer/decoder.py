@@ -25,6 +25,14 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(hidden)))
 
 
+def identity_block(channels: int) -> ResidualBlock:
+    """Return a block that changes nothing until it is trained."""
+    block = ResidualBlock(channels)
+    nn.init.zeros_(block.conv2.weight)
+    nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
+    return block
+
+
 class Decoder(nn.Module):
     """Paint an image from the codes of its tokens, the known pixels and the hole.
 

@@ -1,6 +1,6 @@
 """VQGAN (Esser et al. 2021): an image to a grid of tokens, and tokens to an image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskweave.errors import MaskweaveError
-from maskweave.tokenizer.decoder import Decoder
+from maskweave.tokenizer.decoder import Decoder, identity_block
 from maskweave.tokenizer.encoder import PatchEncoder
 from maskweave.tokenizer.quantize import Codebook
 
@@ -143,6 +143,11 @@ class VQGAN(nn.Module):
         quantized = self.codebook(latents)
         painted = self.decoder(self._on_grid(quantized.codes), images, hole)
         return Reconstruction(painted, latents, quantized.tokens, quantized.loss)
+
+    def deepen(self, blocks: int) -> None:
+        """Add residual blocks to the decoder at the token grid, which at first change nothing."""
+        self.config = replace(self.config, decoder_blocks=self.config.decoder_blocks + blocks)
+        self.decoder.middle.extend(identity_block(self.config.channels[-1]) for _ in range(blocks))
 
     def _on_grid(
         self, codes: Float[Tensor, "batch length code_dim"]

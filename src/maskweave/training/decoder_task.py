@@ -14,6 +14,7 @@ from torch import Tensor
 from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.holes import KINDS, draw_holes
+from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.loop import RunConfig, Scalars
@@ -29,6 +30,12 @@ class DecoderRecipe:
 
     filled: float = 0.75
     """Share of images whose tokens under the hole are the transformer's, not the true ones."""
+    fill_steps: int = 4
+    """Steps in which the transformer fills a hole, from now on a default of the model."""
+    token_temperature: float = 0.5
+    """Temperature at which it samples tokens, likewise."""
+    blocks: int = 0
+    """Residual blocks added to the decoder at the token grid, for a wider view of the known."""
     loss: PaintingLoss = PaintingLoss()
     """Weights of the losses, and the holes."""
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -37,9 +44,12 @@ class DecoderRecipe:
     """Length, batch size, seed and intervals."""
 
     def __post_init__(self) -> None:
-        """Refuse a share beyond 1."""
+        """Refuse a share beyond 1 and blocks beyond reason."""
         if not 0 <= self.filled <= 1:
             raise MaskweaveError(f"filled is a share from 0 to 1, got {self.filled}")
+        DecodeSettings(steps=self.fill_steps, token_temperature=self.token_temperature)
+        if not 0 <= self.blocks <= 100:
+            raise MaskweaveError(f"blocks to add are 0 to 100, got {self.blocks}")
 
 
 class DecoderTask:
@@ -65,6 +75,10 @@ class DecoderTask:
         self.model, self.tokenizer = model.to(accelerator.device), model.tokenizer
         model.transformer.requires_grad_(False)
         model.tokenizer.requires_grad_(False)
+        model.tokenizer.deepen(recipe.blocks)
+        model.defaults = model.settings(
+            steps=recipe.fill_steps, token_temperature=recipe.token_temperature
+        )
         decoder = model.tokenizer.decoder.requires_grad_(True)
         decoder = decoder.to(memory_format=torch.channels_last)
         optimiser = adamw(decoder, recipe.optimiser)

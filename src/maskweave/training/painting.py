@@ -25,7 +25,6 @@ from maskweave.tokenizer.losses import (
     hinge_discriminator_loss,
     perceptual_loss,
     pixel_loss,
-    pixel_weight,
 )
 from maskweave.training.loop import Scalars
 from maskweave.training.optimiser import OptimiserConfig, adamw, set_learning_rate
@@ -40,7 +39,7 @@ class PaintingLoss:
     codebook: float = 0.5
     """Weight of the codebook and commitment losses, where the codebook learns."""
     known: float = 0.1
-    """Weight of the pixel error outside the hole, beside 1 in it."""
+    """Weight of the mean pixel error outside the hole, beside 1 in it."""
     adversarial: float = 0.1
     """Weight of the adversarial loss, on top of the adaptive one; 0 trains no discriminator."""
     adversarial_start: float = 0.6
@@ -164,16 +163,12 @@ class Painting:
         """Add up the painter's gradients over the parts of a batch; return what it painted."""
         pictures: list[Tensor] = []
         sums: dict[str, Tensor] = {}
-        weights = pixel_weight(hole, self.weights.known).sum((1, 2))  # (B)
-        mean: Tensor = self.accelerator.reduce(weights.mean(), "mean")  # type: ignore[assignment]
         self.optimiser.zero_grad()
         for i, last in self._parts(len(images)):
             with self._accumulating(self.painter, last):
                 whole, own = paint(i)
                 painted = torch.where(hole[i][:, None], whole, images[i])
-                # Weighted as in the whole batch, wherever it lies.
                 pixel = pixel_loss(whole, images[i], hole[i], self.weights.known)
-                pixel = pixel * (weights[i].mean() / mean)
                 total, parts = self._loss(pixel, painted, images[i], adversarial)
                 parts["loss"] = total + own
                 self.accelerator.backward(parts["loss"] / self.parts)

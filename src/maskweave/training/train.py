@@ -159,8 +159,8 @@ def train_decoder(
 ) -> None:
     """Train stage 3 on a set of images: ``output`` becomes the model with a better decoder.
 
-    ``model`` is the folder of a model, whose default settings the transformer fills holes with. The
-    rest is as in ``train_tokenizer``, but that a run on another model is refused as well.
+    ``model`` is the folder of a model. The rest is as in ``train_tokenizer``, but that a run on
+    another model is refused as well.
     """
     pipeline = InpaintPipeline.from_pretrained(model)
     size = pipeline.tokenizer.config.image_size

@@ -1,0 +1,101 @@
+"""The laws hold for the shipped weights, whose fills are nearer the truth than classical ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import chelsea
+
+from maskweave.checkpoint import SHIPPED
+from maskweave.cli.demo import FACE
+from maskweave.evaluation.baselines import biharmonic, navier_stokes, pasted
+from maskweave.evaluation.evaluate import Meter
+from maskweave.evaluation.examples import Batch, by_stem, read_rgb, spread
+from maskweave.holes import KINDS, draw_hole, token_mask
+from maskweave.images import Hole, Pixels
+from maskweave.pipeline import InpaintPipeline
+
+
+@pytest.fixture(scope="module")
+def cats64() -> InpaintPipeline:
+    return InpaintPipeline.from_pretrained("cats64")
+
+
+@pytest.fixture(scope="module")
+def face() -> Pixels:
+    return np.array(Image.fromarray(chelsea()).crop(FACE).resize((64, 64)))
+
+
+def drawn(kind: str, seed: int = 0) -> Hole:
+    return draw_hole(kind, 64, 64, np.random.default_rng(seed))
+
+
+def filled(pipeline: InpaintPipeline, images: list[Pixels], holes: list[Hole]) -> list[Pixels]:
+    generators = [torch.Generator().manual_seed(i) for i in range(len(images))]
+    return pipeline(images, holes, generator=generators, output_type="np").images
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_laws_1_and_2(cats64: InpaintPipeline, face: Pixels, kind: str) -> None:
+    hole = drawn(kind)
+    noise = np.random.default_rng(1).integers(0, 256, face.shape, dtype=np.uint8)
+    hidden = np.where(hole[:, :, None], noise, face)
+    [first], [second] = (filled(cats64, [image], [hole]) for image in (face, hidden))
+    assert np.array_equal(first[~hole], face[~hole])
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first[hole], face[hole])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_law_3(cats64: InpaintPipeline, face: Pixels, kind: str) -> None:
+    image = torch.from_numpy(face).permute(2, 0, 1)[None] / 127.5 - 1
+    hole = torch.from_numpy(drawn(kind))[None]
+    known = image.masked_fill(hole[:, None], 0.0)
+    tokens = cats64.fill_tokens(known, hole, [torch.Generator().manual_seed(0)])
+    stays = ~token_mask(hole, 4)
+    assert stays.any()
+    assert torch.equal(tokens[stays], cats64.tokenizer.encode(image)[stays])
+
+
+def test_law_4(cats64: InpaintPipeline, face: Pixels) -> None:
+    holes = [drawn(kind) for kind in KINDS]
+    together = filled(cats64, [face] * len(holes), holes)
+    assert all(map(np.array_equal, together, filled(cats64, [face] * len(holes), holes)))
+    alone = filled(cats64, [face], holes[:1])
+    assert abs(together[0].astype(int) - alone[0]).max() <= 1
+
+
+def test_law_7(cats64: InpaintPipeline, face: Pixels, tmp_path: Path) -> None:
+    cats64.save_pretrained(tmp_path)
+    again = InpaintPipeline.from_pretrained(tmp_path)
+    one, other = (filled(model, [face], [drawn("box")]) for model in (cats64, again))
+    assert np.array_equal(one, other)
+
+
+def test_the_weights_take_32_mb_at_most() -> None:
+    assert sum(file.stat().st_size for file in (SHIPPED / "cats64").rglob("*")) <= 32e6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["random-walk", "thick", "box"])
+def test_fills_are_nearer_the_truth_than_classical_ones(
+    cats64: InpaintPipeline, meter: Meter, shared: Path, kind: str
+) -> None:
+    files = by_stem(shared / "data" / "cats64" / "val")
+    stems = spread(sorted(files), 32)
+    images = [read_rgb(files[stem]) for stem in stems]
+    batch = Batch(stems, images, [drawn(kind, seed) for seed in range(len(images))])
+    ways = {
+        "cats64": filled(cats64, *batch[1:]),
+        "Navier-Stokes": navier_stokes(*batch[1:]),
+        "biharmonic": biharmonic(*batch[1:]),
+    }
+    lpips = {
+        name: meter.score([pasted(*one) for one in zip(fills, *batch[1:], strict=True)], batch)
+        .figures["lpips"]
+        .mean()
+        for name, fills in ways.items()
+    }
+    assert min(lpips, key=lpips.__getitem__) == "cats64", lpips
