@@ -1,20 +1,23 @@
-"""What each choice of stage 2 is worth: short runs that differ in one setting, of equal compute.
+"""What each choice of a stage is worth: short runs that differ in one setting.
 
-    python benchmarks/ablations.py --data DIR --validation DIR --tokenizer cats64 --output DIR
+    python benchmarks/ablations.py tokenizer --data DIR --validation DIR --output DIR
+    python benchmarks/ablations.py transformer --model cats64 --data ...
+    python benchmarks/ablations.py decoder --model DIR --data ...
 
-Every run sees the same images in the same order, for as many steps of as many images, with a
-transformer of as many operations. A run that is stopped goes on when started again.
+Every run sees the same images in the same order, for as many steps of as many images. A run that is
+stopped goes on when started again. The transformer is trained on the tokenizer of the model, the
+decoder on all of it: name a model that has not been through stage 3, as ``cats64`` has.
 """
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from maskweave.checkpoint import resolve
 from maskweave.data.folder import find_images
@@ -22,48 +25,91 @@ from maskweave.evaluation.metrics import lpips_distances
 from maskweave.holes import draw_hole
 from maskweave.images import read_image
 from maskweave.pipeline import InpaintPipeline
-from maskweave.presets import TRANSFORMERS
+from maskweave.presets import DECODERS, TOKENIZERS, TRANSFORMERS
 from maskweave.tokenizer.losses import perceptual_loss
 from maskweave.training.overrides import override
-from maskweave.training.train import train_transformer
+from maskweave.training.train import train_decoder, train_tokenizer, train_transformer
 
-BASE = (
-    "model.dim=192",
-    "model.layers=4",
-    "model.heads=4",
-    "model.mlp_dim=576",
-    "model.modern=false",
-    "model.pre_norm=true",
-    "masking.unmasked_weight=0",
-    "optimiser.warmup=50",
-    "run.batch_size=32",
-)
-"""The preset cats64, smaller and as it was before it took up what these runs recommend."""
-
-VARIANTS: dict[str, tuple[str, ...]] = {
-    "base": (),
-    "scattered masks instead of regions": ("masking.whole=1",),
-    "loss over all tokens": ("masking.unmasked_weight=1",),
-    "unmasked tokens weigh 0.1": ("masking.unmasked_weight=0.1",),
-    "tokens alone, no known pixels": ("model.patch=0",),
-    "modern block, MLP of 2/3 the width": ("model.modern=true", "model.mlp_dim=384"),
-    "post-norm, the reference block": ("model.pre_norm=false",),
-    "no flips and shifts": ("masking.views=1",),
-    "no EMA": ("optimiser.ema=0",),
-    "label smoothing 0.1": ("masking.label_smoothing=0.1",),
-    "ratio uniform in [0, 1]": ("masking.ratio=0,1",),
-    "ratio arccos": ("masking.schedule=arccos",),
+RECIPES = {
+    "tokenizer": TOKENIZERS["cats64"],
+    "transformer": TRANSFORMERS["cats64"],
+    "decoder": DECODERS["cats64"],
 }
+
+Settings = tuple[str, ...]
+
+BASES: dict[str, Settings] = {
+    "tokenizer": ("run.batch_size=16", "loss.adversarial_start=0.4"),
+    # Smaller than the preset, and as it was before it took up what these runs recommend.
+    "transformer": (
+        "model.dim=192",
+        "model.layers=4",
+        "model.heads=4",
+        "model.mlp_dim=576",
+        "model.modern=false",
+        "model.pre_norm=true",
+        "masking.unmasked_weight=0",
+        "optimiser.warmup=50",
+        "run.batch_size=32",
+    ),
+    "decoder": (),
+}
+
+VARIANTS: dict[str, dict[str, Settings]] = {
+    "tokenizer": {
+        "base": (),
+        "codes of 4 numbers": ("model.code_dim=4",),
+        "codes of 64 numbers": ("model.code_dim=64",),
+        "4,096 codes": ("model.codebook_size=4096",),
+        "no discriminator": ("loss.adversarial=0",),
+        "LPIPS weighs 0.2 instead of 2": ("loss.perceptual=0.2",),
+        "a third of the decoder's width at the tokens": ("model.channels=32,64,64",),
+        "random-walk holes only": ("loss.holes=random-walk",),
+    },
+    "transformer": {
+        "base": (),
+        "scattered masks instead of regions": ("masking.whole=1",),
+        "loss over all tokens": ("masking.unmasked_weight=1",),
+        "unmasked tokens weigh 0.1": ("masking.unmasked_weight=0.1",),
+        "tokens alone, no known pixels": ("model.patch=0",),
+        "modern block, MLP of 2/3 the width": ("model.modern=true", "model.mlp_dim=384"),
+        "post-norm, the reference block": ("model.pre_norm=false",),
+        "no flips and shifts": ("masking.views=1",),
+        "no EMA": ("optimiser.ema=0",),
+        "label smoothing 0.1": ("masking.label_smoothing=0.1",),
+        "ratio uniform in [0, 1]": ("masking.ratio=0,1",),
+        "ratio arccos": ("masking.schedule=arccos",),
+    },
+    "decoder": {
+        "base": (),
+        "true tokens only": ("filled=0",),
+        "the transformer's tokens only": ("filled=1",),
+        "no added blocks": ("blocks=0",),
+        "no discriminator": ("loss.adversarial=0",),
+        "LPIPS weighs 0.2 instead of 2": ("loss.perceptual=0.2",),
+        "random-walk holes only": ("loss.holes=random-walk",),
+        "no EMA": ("optimiser.ema=0",),
+    },
+}
+
+FIGURES = {
+    "tokenizer": ("psnr_in_hole", "lpips", "codes_used"),
+    "transformer": ("loss", "masked_accuracy"),
+    "decoder": ("psnr_in_hole", "lpips"),
+}
+"""Of validation, by stage."""
 
 KINDS = ("random-walk", "thick", "box")
 
+FILLS = 120
+"""Validation images that a transformer fills."""
+
 
 @torch.no_grad()
-def lpips_of_fills(
-    model: Path, images: list[np.ndarray], network: LearnedPerceptualImagePatchSimilarity
-) -> tuple[float, float]:
+def lpips_of_fills(model: Path, validation: Path) -> tuple[float, float]:
     """Return mean LPIPS of fills of fixed holes and the half-width of its 95 % interval."""
     pipeline = InpaintPipeline.from_pretrained(model)
+    images = [read_image(file).pixels for file in find_images(validation)[:FILLS]]
     rng = np.random.default_rng(0)
     size = pipeline.tokenizer.config.image_size
     holes = [draw_hole(KINDS[i % len(KINDS)], size, size, rng) for i in range(len(images))]
@@ -75,7 +121,7 @@ def lpips_of_fills(
         generator=[torch.Generator().manual_seed(i) for i in range(len(images))],
         output_type="np",
     ).images
-    distances = lpips_distances(filled, images, network)
+    distances = lpips_distances(filled, images, perceptual_loss())
     spread = 1.96 * distances.std(ddof=1) / len(distances) ** 0.5
     return float(distances.mean()), float(spread)
 
@@ -95,33 +141,39 @@ def validation(run: Path) -> dict[str, float]:
 def main() -> None:
     """Train what is not trained yet and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=RECIPES)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument("--tokenizer", default="cats64")
+    parser.add_argument("--model")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--images", type=int, default=120)
     arguments = parser.parse_args()
-    images = [read_image(f).pixels for f in find_images(arguments.validation)[: arguments.images]]
-    run = replace(
-        TRANSFORMERS["cats64"].run, steps=arguments.steps, save_every=arguments.steps, seed=0
-    )
-    base = override(replace(TRANSFORMERS["cats64"], run=run), BASE)
-    tokenizer = resolve(arguments.tokenizer) / "tokenizer"
-    network = perceptual_loss()
-    table = Table("", "validation loss", "accuracy", "LPIPS of fills")
-    for name, settings in VARIANTS.items():
+    if arguments.stage != "tokenizer" and not arguments.model:
+        parser.error(f"a {arguments.stage} is trained on a --model")
+    train = train_tokenizer
+    if arguments.stage == "transformer":
+        train = partial(train_transformer, tokenizer=resolve(arguments.model) / "tokenizer")
+    elif arguments.stage == "decoder":
+        train = partial(train_decoder, model=resolve(arguments.model))
+    recipe = RECIPES[arguments.stage]
+    run = replace(recipe.run, steps=arguments.steps, save_every=arguments.steps)
+    base = override(replace(recipe, run=run), BASES[arguments.stage])
+    fills = arguments.stage == "transformer"
+    table = Table("", *FIGURES[arguments.stage], *(["LPIPS of fills"] if fills else []))
+    for name, settings in VARIANTS[arguments.stage].items():
         output = arguments.output / name.replace(" ", "-").replace("/", "-")
-        recipe = override(base, settings)
-        train_transformer(recipe, arguments.data, tokenizer, output, arguments.validation)
-        figures = validation(output)
-        lpips, spread = lpips_of_fills(output, images, network)
-        table.add_row(
-            name,
-            f"{figures['validation/loss']:.3f}",
-            f"{figures['validation/masked_accuracy']:.3f}",
-            f"{lpips:.4f} ± {spread:.4f}",
+        train(
+            override(base, settings),
+            data=arguments.data,
+            output=output,
+            validation=arguments.validation,
         )
+        found = validation(output)
+        row = [f"{found[f'validation/{figure}']:.4f}" for figure in FIGURES[arguments.stage]]
+        if fills:
+            lpips, spread = lpips_of_fills(output, arguments.validation)
+            row.append(f"{lpips:.4f} ± {spread:.4f}")
+        table.add_row(name, *row)
     Console().print(table)
 
 

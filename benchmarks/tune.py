@@ -2,6 +2,8 @@
 
     python benchmarks/tune.py --model DIR --truth DIR --steps 4 8 --token-temperature 0.5 1
 
+Settings that are not named are the model's defaults.
+
 The holes are drawn; run it on validation images, so that the test stays unseen. With ``--sheets``
 a random few fills of each kind, whatever they are worth, are drawn beside the truth.
 """
@@ -50,24 +52,23 @@ def main() -> None:
     parser.add_argument("--model", default="cats64")
     parser.add_argument("--truth", type=Path, required=True)
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--kinds", nargs="+", default=KINDS)
-    parser.add_argument("--steps", type=int, nargs="+", default=[4])
-    parser.add_argument("--temperature", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--token-temperature", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--steps", type=int, nargs="+", default=[None])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[None])
+    parser.add_argument("--token-temperature", type=float, nargs="+", default=[None])
     parser.add_argument("--sheets", type=Path, help="folder for pictures of fills")
     arguments = parser.parse_args()
     pipeline = InpaintPipeline.from_pretrained(arguments.model)
     meter = Meter(Inception(768, "pytorch-fid"))
 
     ways: dict[str, Fill] = {"Navier-Stokes": navier_stokes, "biharmonic": biharmonic}
-    for setting in itertools.product(
+    for steps, temperature, tokens in itertools.product(
         arguments.steps, arguments.temperature, arguments.token_temperature
     ):
-        steps, temperature, tokens = setting
-        settings = pipeline.settings(steps=steps, temperature=temperature, token_temperature=tokens)
-        name = f"{steps} steps, temperature {temperature}, of tokens {tokens}"
-        ways[name] = by_model(pipeline, settings, seed=0)
-    table = Table("holes", "", *FIGURES)
+        set_to = pipeline.settings(steps=steps, temperature=temperature, token_temperature=tokens)
+        name = f"{set_to.steps}, {set_to.temperature:g}, {set_to.token_temperature:g}"
+        ways[name] = by_model(pipeline, set_to, seed=0)
+    table = Table("holes", "steps, temperature, of tokens", *FIGURES)
     for kind in arguments.kinds:
         batches = draw_batches(arguments.truth, kind, arguments.images)
         stems, images, holes = (list(itertools.chain(*part)) for part in zip(*batches, strict=True))

@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from maskweave.errors import MaskweaveError
 from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training.decoder_task import DecoderRecipe
 from maskweave.training.loop import RunConfig, accelerator_for
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
 from maskweave.training.painting import PaintingLoss
 from maskweave.training.tokenizer_task import TokenizerRecipe
-from maskweave.training.train import train_tokenizer, train_transformer
+from maskweave.training.train import train_decoder, train_tokenizer, train_transformer
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
 from maskweave.transformer import TransformerConfig
 
@@ -38,23 +39,28 @@ TRANSFORMER = TransformerRecipe(
     optimiser=OptimiserConfig(warmup=2, ema=0.9),
     run=RUN,
 )
+DECODER = DecoderRecipe(
+    loss=TOKENIZER.loss, optimiser=TOKENIZER.optimiser, run=RUN, filled=0.5, blocks=1
+)
 
 
 @pytest.fixture(scope="module")
 def single(noise: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both stages, trained by one process."""
+    """All stages, trained by one process."""
     runs = tmp_path_factory.mktemp("single")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
-        for stage in ("tokenizer", "model"):
+        for stage in ("tokenizer", "model", "painted"):
             train(stage, noise, runs, runs)
     return runs
 
 
 def train(stage: str, noise: Path, runs: Path, single: Path, settings: Sequence[str] = ()) -> None:
-    """Train a stage in ``runs``, the second one on the tokenizer of ``single``."""
+    """Train a stage in ``runs``, on what ``single`` holds of the stages before."""
     if stage == "tokenizer":
         train_tokenizer(override(TOKENIZER, settings), noise, runs / stage)
+    elif stage == "painted":
+        train_decoder(override(DECODER, settings), noise, single / "model", runs / stage)
     else:
         tokenizer = single / "tokenizer" / "tokenizer"
         train_transformer(override(TRANSFORMER, settings), noise, tokenizer, runs / stage)
@@ -110,7 +116,7 @@ def assert_same_curves(run: Path, single: Path, tolerance: float = 1e-5) -> None
         )
 
 
-@pytest.mark.parametrize("stage", ["tokenizer", "model"])
+@pytest.mark.parametrize("stage", ["tokenizer", "model", "painted"])
 def test_two_processes_train_as_one(stage: str, noise: Path, single: Path, tmp_path: Path) -> None:
     two = "-m torch.distributed.run --standalone --nproc_per_node 2"
     launch(two, stage, noise, tmp_path, single)

@@ -179,6 +179,9 @@ def test_a_transformer_run_is_a_model_that_the_pipeline_loads(
     train_transformer(TRANSFORMER, photos, tokenizer_run / "tokenizer", tmp_path / "run")
     card = (tmp_path / "run" / "README.md").read_text()
     assert "# run\n" in card and "16x16" in card and "9 images, and 1 others" in card
+    (tmp_path / "run" / "README.md").write_text("# Measured\n")
+    train_transformer(TRANSFORMER, photos, tokenizer_run / "tokenizer", tmp_path / "run")
+    assert (tmp_path / "run" / "README.md").read_text() == "# Measured\n"
     pipeline = InpaintPipeline.from_pretrained(tmp_path / "run")
     image = np.zeros((16, 16, 3), dtype=np.uint8)
     hole = np.zeros((16, 16), dtype=bool)
@@ -236,9 +239,19 @@ def test_a_folder_that_holds_a_model_but_no_run_is_refused(
         train_tokenizer(TOKENIZER, photos, model)
 
 
-def test_a_run_among_its_own_images_is_refused(photos: Path) -> None:
-    with pytest.raises(MaskweaveError, match="its pictures would be trained on"):
-        train_tokenizer(TOKENIZER, photos, photos / "run")
+def test_a_run_among_its_own_images_is_refused(photos: Path, tmp_path: Path) -> None:
+    for validation in (None, tmp_path):
+        with pytest.raises(MaskweaveError, match="its pictures would join those"):
+            train_tokenizer(TOKENIZER, photos, (validation or photos) / "run", validation)
+
+
+def test_a_frozen_last_layer_is_refused_where_the_discriminator_needs_it(
+    photos: Path, tmp_path: Path
+) -> None:
+    frozen = override(TOKENIZER, ["optimiser.frozen=decoder.output.weight", "run.steps=1"])
+    with pytest.raises(MaskweaveError, match=r"last layer is frozen: .* loss.adversarial=0"):
+        train_tokenizer(frozen, photos, tmp_path / "run")
+    train_tokenizer(override(frozen, ["loss.adversarial=0"]), photos, tmp_path / "run")
 
 
 def test_a_first_try_that_failed_does_not_block_the_folder(photos: Path, tmp_path: Path) -> None:

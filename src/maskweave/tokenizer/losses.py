@@ -1,4 +1,4 @@
-"""The losses of the first stage (VQGAN, Esser et al. 2021, section 3.1)."""
+"""The losses of the first and the third stage (VQGAN, Esser et al. 2021, section 3.1)."""
 
 import sys
 from contextlib import redirect_stdout
@@ -25,11 +25,14 @@ def pixel_loss(
     Each image counts alike, so that thin holes are not drowned by large ones.
     """
     error = (painted - images).abs().mean(1)
+    return (mean_where(hole, error) + known_weight * mean_where(~hole, error)).mean()
 
-    def mean(where: Bool[Tensor, "batch height width"]) -> Float[Tensor, ""]:
-        return ((error * where).sum((1, 2)) / where.sum((1, 2)).clamp(min=1)).mean()
 
-    return mean(hole) + known_weight * mean(~hole)
+def mean_where(
+    where: Bool[Tensor, "batch height width"], values: Float[Tensor, "batch height width"]
+) -> Float[Tensor, "batch"]:
+    """Return the mean of each image's values in a region, 0 where that is empty."""
+    return (values * where).sum((1, 2)) / where.sum((1, 2)).clamp(min=1)
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +20,7 @@ from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.loop import RunConfig, Scalars
 from maskweave.training.optimiser import OptimiserConfig, adamw, averaged
 from maskweave.training.painting import Painting, PaintingLoss
-from maskweave.training.sheet import COLUMNS, sheet
-from maskweave.training.speed import training_flops
+from maskweave.training.sheet import sheet
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class DecoderRecipe:
     """Length, batch size, seed and intervals."""
 
     def __post_init__(self) -> None:
-        """Refuse a share beyond 1 and blocks beyond reason."""
+        """Refuse a share beyond 1, settings that fill nothing and blocks beyond reason."""
         if not 0 <= self.filled <= 1:
             raise MaskweaveError(f"filled is a share from 0 to 1, got {self.filled}")
         DecodeSettings(steps=self.fill_steps, token_temperature=self.token_temperature)
@@ -56,8 +55,8 @@ class DecoderTask:
     """Trains the decoder of a model whose encoder, codebook and transformer stay as they are.
 
     The transformer's tokens differ from the true ones, from which stage 1 learnt to paint: here the
-    decoder learns to make the best of them beside the known pixels. ``steps`` and ``epoch`` are
-    those of the run and of a pass over the images.
+    decoder learns to make the best of them beside the known pixels. The model's tokenizer is a
+    ``VQGAN``; ``steps`` and ``epoch`` are those of the run and of a pass over the images.
     """
 
     def __init__(
@@ -69,17 +68,19 @@ class DecoderTask:
         steps: int,
         epoch: int,
     ) -> None:
-        if not isinstance(model.tokenizer, VQGAN):
-            raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
         self.share, self.accelerator = recipe.filled, accelerator
-        self.model, self.tokenizer = model.to(accelerator.device), model.tokenizer
+        self.model = model.to(accelerator.device)
+        self.tokenizer: VQGAN = model.tokenizer  # type: ignore[assignment]
         model.transformer.requires_grad_(False)
-        model.tokenizer.requires_grad_(False)
-        model.tokenizer.deepen(recipe.blocks)
-        model.defaults = model.settings(
-            steps=recipe.fill_steps, token_temperature=recipe.token_temperature
+        self.tokenizer.requires_grad_(False)
+        self.tokenizer.deepen(recipe.blocks)
+        model.defaults = replace(
+            model.defaults,
+            steps=recipe.fill_steps,
+            stop_after=None,
+            token_temperature=recipe.token_temperature,
         )
-        decoder = model.tokenizer.decoder.requires_grad_(True)
+        decoder = self.tokenizer.decoder.requires_grad_(True)
         decoder = decoder.to(memory_format=torch.channels_last)
         optimiser = adamw(decoder, recipe.optimiser)
         self.ema = averaged(decoder, recipe.optimiser.ema).to(accelerator.device)
@@ -147,7 +148,7 @@ class DecoderTask:
             batches.append((torch.where(hole[:, None], painted, images), images, hole))
         painted, images, hole = batches[0]
         rows = [images, images.masked_fill(hole[:, None], 0.0), painted]
-        return self.painting.figures(batches), {"decoder": sheet([row[:COLUMNS] for row in rows])}
+        return self.painting.figures(batches), {"decoder": sheet(rows)}
 
     def export(self, directory: Path) -> None:
         """Write the whole model with the averaged decoder."""
@@ -158,16 +159,9 @@ class DecoderTask:
 
     def flops(self) -> int:
         """Return the operations of one image's passes through the decoder and LPIPS."""
-        config, device = self.tokenizer.config, self.accelerator.device
-        tokens = torch.zeros(1, config.length, dtype=torch.long, device=device)
-        images = torch.zeros(1, 3, config.image_size, config.image_size, device=device)
-        hole = torch.ones(1, config.image_size, config.image_size, dtype=torch.bool, device=device)
+        config, decoder = self.tokenizer.config, deepcopy(self.ema.module)
+        tokens = torch.zeros(1, config.length, dtype=torch.long, device=self.accelerator.device)
         codes = self.tokenizer.codes(tokens)
-        decoder = deepcopy(self.ema.module)
-
-        def loss() -> Tensor:
-            painted = decoder(codes, images, hole)
-            judge = self.painting.perceptual
-            return painted.sum() if judge is None else judge(painted.clamp(-1, 1), images)
-
-        return training_flops(loss)
+        return self.painting.flops(
+            lambda images, hole: decoder(codes, images, hole), config.image_size
+        )

@@ -1,4 +1,4 @@
-"""Optimiser, learning rate and averaged weights, shared by both stages."""
+"""Optimiser, learning rate and averaged weights, shared by all stages."""
 
 import math
 from dataclasses import dataclass

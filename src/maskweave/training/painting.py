@@ -23,11 +23,13 @@ from maskweave.tokenizer.discriminator import PatchDiscriminator
 from maskweave.tokenizer.losses import (
     adaptive_weight,
     hinge_discriminator_loss,
+    mean_where,
     perceptual_loss,
     pixel_loss,
 )
 from maskweave.training.loop import Scalars
 from maskweave.training.optimiser import OptimiserConfig, adamw, set_learning_rate
+from maskweave.training.speed import training_flops
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ class Painting:
         Of the run and of a pass over the images.
     accelerator : Accelerator
         From ``accelerator_for``.
+
+    Raises
+    ------
+    MaskweaveError
+        If there is an adversarial loss to weigh by the last layer's gradients and it is frozen.
     """
 
     def __init__(
@@ -125,6 +132,8 @@ class Painting:
         epoch: int,
         accelerator: Accelerator,
     ) -> None:
+        if loss.adversarial > 0 and not last.requires_grad:
+            raise MaskweaveError("the last layer is frozen: train with loss.adversarial=0")
         self.weights, self.config, self.parts = loss, config, parts
         self.painter, self.last, self.optimiser = painter, last, optimiser
         self.steps, self.epoch, self.accelerator = steps, epoch, accelerator
@@ -232,21 +241,35 @@ class Painting:
     def figures(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
         """Return validation figures of painted images, their truth and their holes.
 
-        The loss is the pixel loss in the holes plus LPIPS with its weight.
+        All are means over the images. The loss is the pixel loss in the holes plus LPIPS with its
+        weight.
         """
-        pixels = images = absolute = squared = distance = 0.0
+        images = pixel = psnr = distance = 0.0
         for painted, truth, hole in batches:
-            error = (painted - truth).permute(0, 2, 3, 1)[hole]
-            pixels, images = pixels + error.numel(), images + len(truth)
-            absolute += float(error.abs().sum())
-            squared += float(error.square().sum())
+            images += len(truth)
+            pixel += float(pixel_loss(painted, truth, hole, 0.0)) * len(truth)
+            squared = mean_where(hole, (painted - truth).square().mean(1)) / 4  # of [-1, 1]
+            psnr += float(-10 * squared.clamp(min=1e-10).log10().sum())
             if self.perceptual is not None:
                 distance += float(self.perceptual(painted, truth)) * len(truth)
         figures = {
-            "validation/loss": absolute / pixels,
-            "validation/psnr_in_hole": -10 * math.log10(max(squared / 4 / pixels, 1e-10)),
+            "validation/loss": (pixel + self.weights.perceptual * distance) / images,
+            "validation/psnr_in_hole": psnr / images,
         }
         if self.perceptual is not None:
             figures["validation/lpips"] = distance / images
-            figures["validation/loss"] += self.weights.perceptual * distance / images
         return figures
+
+    def flops(self, paint: Callable[[Tensor, Tensor], Tensor], size: int) -> int:
+        """Return the operations of one image's passes through a painter and LPIPS.
+
+        ``paint`` maps an image and its hole to the painted image.
+        """
+        images = torch.zeros(1, 3, size, size, device=self.accelerator.device)
+        hole = torch.ones(1, size, size, dtype=torch.bool, device=images.device)
+
+        def loss() -> Tensor:
+            painted = paint(images, hole).clamp(-1, 1)
+            return painted.sum() if self.perceptual is None else self.perceptual(painted, images)
+
+        return training_flops(loss)

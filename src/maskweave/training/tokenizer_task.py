@@ -18,8 +18,7 @@ from maskweave.tokenizer.vqgan import VQGAN, Reconstruction, TokenizerConfig
 from maskweave.training.loop import RunConfig, Scalars
 from maskweave.training.optimiser import OptimiserConfig, adamw, averaged
 from maskweave.training.painting import Painting, PaintingLoss
-from maskweave.training.sheet import COLUMNS, sheet
-from maskweave.training.speed import training_flops
+from maskweave.training.sheet import sheet
 
 COLLAPSED = 0.2
 """Share of the codes below which the perplexity of validation tokens calls for a warning."""
@@ -133,7 +132,7 @@ class TokenizerTask:
         painted, images, hole = batches[0]
         holed = images.masked_fill(hole[:, None], 0.0)
         rows = [images, holed, painted, vqgan.decode(tokens[0])]
-        return figures, {"tokenizer": sheet([row[:COLUMNS] for row in rows])}
+        return figures, {"tokenizer": sheet(rows)}
 
     def export(self, directory: Path) -> None:
         """Write the averaged tokenizer to ``directory/tokenizer``."""
@@ -141,17 +140,10 @@ class TokenizerTask:
 
     def flops(self) -> int:
         """Return the operations of one image's passes through the tokenizer and LPIPS."""
-        size, device = self.model.image_size, self.accelerator.device
-        vqgan = VQGAN(self.model).to(device)
-        images = torch.zeros(1, 3, size, size, device=device)
-        hole = torch.ones(1, size, size, dtype=torch.bool, device=device)
-
-        def loss() -> Tensor:
-            painted = vqgan(images, hole).images.clamp(-1, 1)
-            judge = self.painting.perceptual
-            return painted.sum() if judge is None else judge(painted, images)
-
-        return training_flops(loss)
+        vqgan = VQGAN(self.model).to(self.accelerator.device)
+        return self.painting.flops(
+            lambda images, hole: vqgan(images, hole).images, self.model.image_size
+        )
 
 
 def _usage(tokens: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from maskweave.files import read_json, sha256, user_cache, write_json, write_who
 from maskweave.images import SUFFIXES
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import warn
+from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.loop import RunConfig, accelerator_for, epoch_length, fit, length
 from maskweave.training.painting import HoledExamples
@@ -90,14 +91,14 @@ def train_tokenizer(
         If a folder has no images, too few or too many broken ones, ``output`` lies in ``data`` or
         holds a model or a run of another recipe, or a disk is full.
     """
-    _refuse_other(output, data, asdict(recipe))
+    _refuse_other(output, data, validation, asdict(recipe))
     accelerator = accelerator_for(recipe.run, output)
     size = recipe.model.image_size
     found = _read(data, validation, size, cache or user_cache(), accelerator)
     steps, epoch = _lengths(recipe.run, found)
     torch.manual_seed(recipe.run.seed)
     task = TokenizerTask(recipe, found.validation, accelerator, steps, epoch)
-    _claim(output, data, asdict(recipe) | {"images": found.images.key}, accelerator)
+    _claim(output, data, validation, asdict(recipe) | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
@@ -127,13 +128,13 @@ def train_transformer(
     recipe = replace(recipe, model=model)
     weights = sha256(tokenizer / "model.safetensors")
     made_of = asdict(recipe) | {"tokenizer_sha256": weights}
-    _refuse_other(output, data, made_of)
+    _refuse_other(output, data, validation, made_of)
     accelerator = accelerator_for(recipe.run, output)
     found = _read(data, validation, vqgan.config.image_size, cache, accelerator)
     steps, epoch = _lengths(recipe.run, found)
     torch.manual_seed(recipe.run.seed)
     task = TransformerTask(recipe, vqgan, found.validation, accelerator, steps, epoch)
-    _claim(output, data, made_of | {"images": found.images.key}, accelerator)
+    _claim(output, data, validation, made_of | {"images": found.images.key}, accelerator)
     with accelerator.local_main_process_first():
         tokens = cached_tokens(
             found.images,
@@ -163,19 +164,21 @@ def train_decoder(
     another model is refused as well.
     """
     pipeline = InpaintPipeline.from_pretrained(model)
+    if not isinstance(pipeline.tokenizer, VQGAN):
+        raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
     size = pipeline.tokenizer.config.image_size
     check_shift(recipe.loss.shift, size)
     made_of = asdict(recipe) | {
         "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
-    _refuse_other(output, data, made_of)
+    _refuse_other(output, data, validation, made_of)
     accelerator = accelerator_for(recipe.run, output)
     found = _read(data, validation, size, cache or user_cache(), accelerator)
     steps, epoch = _lengths(recipe.run, found)
     torch.manual_seed(recipe.run.seed)
     task = DecoderTask(recipe, pipeline, found.validation, accelerator, steps, epoch)
-    _claim(output, data, made_of | {"images": found.images.key}, accelerator)
+    _claim(output, data, validation, made_of | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
     if accelerator.is_main_process:
@@ -232,10 +235,13 @@ def _encode(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> n
     return tokenizer.encode(squares).cpu().numpy().astype(np.uint16)
 
 
-def _refuse_other(output: Path, data: Path, recipe: dict[str, Any]) -> None:
+def _refuse_other(
+    output: Path, data: Path, validation: Path | None, recipe: dict[str, Any]
+) -> None:
     """Refuse a folder that lies among the images or holds a model or another run."""
-    if output.resolve().is_relative_to(data.resolve()):
-        raise MaskweaveError(f"{output} lies in {data}, and its pictures would be trained on")
+    for images in (data, validation or data):
+        if output.resolve().is_relative_to(images.resolve()):
+            raise MaskweaveError(f"{output} lies in {images}, and its pictures would join those")
     file = output / "recipe.json"
     if file.exists():
         found = read_json(file)
@@ -261,9 +267,15 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return names
 
 
-def _claim(output: Path, data: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
+def _claim(
+    output: Path,
+    data: Path,
+    validation: Path | None,
+    recipe: dict[str, Any],
+    accelerator: Accelerator,
+) -> None:
     """Write the resolved recipe into the run's folder, unless that holds something else."""
-    _refuse_other(output, data, recipe)
+    _refuse_other(output, data, validation, recipe)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(output / "recipe.json", recipe)
@@ -272,7 +284,9 @@ def _claim(output: Path, data: Path, recipe: dict[str, Any], accelerator: Accele
 def _write_card(
     output: Path, stage: str, tokenizer: Tokenizer, run: RunConfig, steps: int, data: _Data
 ) -> None:
-    """Write the model's card from what the run's last checkpoint says."""
+    """Write the model's card, unless there is one, from what the last checkpoint says."""
+    if (output / "README.md").exists():
+        return
     last = max((output / "checkpoints").glob("step_*"))
     card = CARD.format(
         name=output.resolve().name,
