@@ -88,17 +88,18 @@ def train_tokenizer(
     Raises
     ------
     MaskweaveError
-        If a folder has no images, too few or too many broken ones, ``output`` lies in ``data`` or
-        holds a model or a run of another recipe, or a disk is full.
+        If a folder has no images, too few or too many broken ones, ``output`` lies in one of them
+        or holds a model or a run of another recipe, or a disk is full.
     """
-    _refuse_other(output, data, validation, asdict(recipe))
+    _refuse_among_images(output, data, validation)
+    _refuse_other(output, asdict(recipe))
     accelerator = accelerator_for(recipe.run, output)
     size = recipe.model.image_size
     found = _read(data, validation, size, cache or user_cache(), accelerator)
     steps, epoch = _lengths(recipe.run, found)
     torch.manual_seed(recipe.run.seed)
     task = TokenizerTask(recipe, found.validation, accelerator, steps, epoch)
-    _claim(output, data, validation, asdict(recipe) | {"images": found.images.key}, accelerator)
+    _claim(output, asdict(recipe) | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
 
@@ -128,13 +129,14 @@ def train_transformer(
     recipe = replace(recipe, model=model)
     weights = sha256(tokenizer / "model.safetensors")
     made_of = asdict(recipe) | {"tokenizer_sha256": weights}
-    _refuse_other(output, data, validation, made_of)
+    _refuse_among_images(output, data, validation)
+    _refuse_other(output, made_of)
     accelerator = accelerator_for(recipe.run, output)
     found = _read(data, validation, vqgan.config.image_size, cache, accelerator)
     steps, epoch = _lengths(recipe.run, found)
     torch.manual_seed(recipe.run.seed)
     task = TransformerTask(recipe, vqgan, found.validation, accelerator, steps, epoch)
-    _claim(output, data, validation, made_of | {"images": found.images.key}, accelerator)
+    _claim(output, made_of | {"images": found.images.key}, accelerator)
     with accelerator.local_main_process_first():
         tokens = cached_tokens(
             found.images,
@@ -172,13 +174,14 @@ def train_decoder(
         "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
-    _refuse_other(output, data, validation, made_of)
+    _refuse_among_images(output, data, validation)
+    _refuse_other(output, made_of)
     accelerator = accelerator_for(recipe.run, output)
     found = _read(data, validation, size, cache or user_cache(), accelerator)
     steps, epoch = _lengths(recipe.run, found)
     torch.manual_seed(recipe.run.seed)
     task = DecoderTask(recipe, pipeline, found.validation, accelerator, steps, epoch)
-    _claim(output, data, validation, made_of | {"images": found.images.key}, accelerator)
+    _claim(output, made_of | {"images": found.images.key}, accelerator)
     examples = HoledExamples(found.images, found.indices, recipe.loss)
     fit(task, examples, len(found.indices), recipe.run, output, accelerator)
     if accelerator.is_main_process:
@@ -235,13 +238,14 @@ def _encode(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> n
     return tokenizer.encode(squares).cpu().numpy().astype(np.uint16)
 
 
-def _refuse_other(
-    output: Path, data: Path, validation: Path | None, recipe: dict[str, Any]
-) -> None:
-    """Refuse a folder that lies among the images or holds a model or another run."""
+def _refuse_among_images(output: Path, data: Path, validation: Path | None) -> None:
     for images in (data, validation or data):
         if output.resolve().is_relative_to(images.resolve()):
             raise MaskweaveError(f"{output} lies in {images}, and its pictures would join those")
+
+
+def _refuse_other(output: Path, recipe: dict[str, Any]) -> None:
+    """Refuse a folder that holds a model or another run."""
     file = output / "recipe.json"
     if file.exists():
         found = read_json(file)
@@ -267,15 +271,9 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return names
 
 
-def _claim(
-    output: Path,
-    data: Path,
-    validation: Path | None,
-    recipe: dict[str, Any],
-    accelerator: Accelerator,
-) -> None:
+def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
     """Write the resolved recipe into the run's folder, unless that holds something else."""
-    _refuse_other(output, data, validation, recipe)
+    _refuse_other(output, recipe)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         write_json(output / "recipe.json", recipe)
