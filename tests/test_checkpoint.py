@@ -142,6 +142,12 @@ def test_components_that_do_not_belong_together_are_refused(pipeline: InpaintPip
             InpaintPipeline(pipeline.tokenizer, BidirectionalTransformer(config))
 
 
+def test_a_tokenizer_alone_is_no_model_yet(model: Path) -> None:
+    shutil.rmtree(model / "transformer")
+    with pytest.raises(MaskweaveError, match="holds a tokenizer alone"):
+        InpaintPipeline.from_pretrained(model)
+
+
 @pytest.mark.parametrize("name", ["no-such-model", "../../no/where", "/no/where", "a/b/c"])
 def test_an_unknown_model_is_refused_with_those_that_ship(name: str) -> None:
     with pytest.raises(MaskweaveError, match="unknown model"):

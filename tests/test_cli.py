@@ -74,7 +74,8 @@ def test_samples_and_steps_are_numbered(photos: Path, tiny_model: Path) -> None:
     result = run(
         "inpaint", photos / "images/a.png", "--mask", photos / "masks", "--output", photos / "out",
         "--model", tiny_model, "--num-samples", 2, "--steps", 3, "--stop-after", 2, "--save-steps",
-        "--schedule", "linear", "--temperature", 2.5, "--device", "cpu", "--dtype", "bfloat16",
+        "--schedule", "linear", "--temperature", 2.5, "--token-temperature", 0, "--device", "cpu",
+        "--dtype", "bfloat16",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     names = [f"a_{i}{end}.png" for i in (1, 2) for end in ("", "_step_01", "_step_02")]
@@ -152,7 +153,7 @@ def test_in_a_folder_bad_images_are_reported_and_the_rest_is_done(
     assert "no mask called c" in errors["c"]
     assert "the mask is 6x5 pixels, the image 5x5" in errors["d"]
     for name in "acd":
-        assert f"error: {photos / 'images' / name}.png: " in result.stderr
+        assert result.stderr.count(f"error: {photos / 'images' / name}.png") == 1
 
 
 def test_in_a_folder_a_result_that_cannot_be_written_is_reported_and_the_rest_is_done(
@@ -192,6 +193,9 @@ def test_results_that_would_replace_each_other_are_refused(photos: Path, tiny_mo
         ({"--output": "out.gif"}, "must be a folder or an image"),
         ({"--output": "masks/a.png"}, "exists; --overwrite replaces it"),
         ({"image": "images", "--output": "out.png"}, "must be a folder"),
+        ({"image": "images", "--output": "images"}, "holds what is read"),
+        ({"image": "images", "--mask": "masks", "--output": "masks"}, "holds what is read"),
+        ({"image": "images", "--output": "file"}, "is a file, not a folder"),
         ({"--schedule": "sine"}, "unknown schedule 'sine'"),
         ({"--steps": 0}, "steps must be from 1 to"),
         ({"--steps": 10**12}, "steps must be from 1 to"),
@@ -203,6 +207,7 @@ def test_results_that_would_replace_each_other_are_refused(photos: Path, tiny_mo
         ({"image": "x" * 300 + ".png"}, "File name too long"),
         ({"--stop-after": 99}, "stop_after must be from 1"),
         ({"--temperature": -1}, "temperatures must be from 0 to"),
+        ({"--token-temperature": -2}, "temperatures must be from 0 to 1000000, got -2.0"),
         ({"--dtype": "int8"}, "dtype is float32, bfloat16 or float16"),
         ({"--device": "abacus"}, "no device 'abacus'"),
     ],
@@ -211,6 +216,7 @@ def test_bad_input_is_one_line_exit_2_and_nothing_written(
     photos: Path, tiny_model: Path, change: dict[str, object], message: str
 ) -> None:
     (photos / "nothing").mkdir()
+    (photos / "file").touch()
     before = {p: p.stat().st_mtime_ns for p in photos.rglob("*")}
     options = {
         "image": "images/a.png", "--mask": "masks/a.png", "--output": "out.png",

@@ -100,6 +100,16 @@ def test_feathering_joins_a_fill_of_another_brightness_to_its_surroundings() -> 
     assert (np.diff(filled[32, 16:32]) <= 0).all()
 
 
+def test_feathering_leaves_no_seam_where_the_surroundings_vary() -> None:
+    wave = 127 + 100 * np.sin(np.arange(64) / 3)
+    pixels = np.tile(wave[None, :, None], (64, 1, 3)).astype(np.uint8)
+    hole = np.zeros((64, 64), dtype=bool)
+    hole[14:50, 14:50] = True
+    filled = enlarge(torch.zeros(3, 16, 16), pixels, hole).astype(int)
+    inside, outside = filled[14, 16:48], pixels[13, 16:48].astype(int)
+    assert np.abs(inside - outside).mean() < 0.25 * np.abs(127 - outside).mean()
+
+
 def test_a_token_grid_is_enlarged_to_the_pixels_it_covers() -> None:
     masked = torch.tensor([True, False, False, True])
     part = np.ones((4, 6), dtype=bool)

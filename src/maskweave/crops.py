@@ -105,7 +105,7 @@ def enlarge(
     array = ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
     scale = max(height, width) / painted.shape[-1]
     if scale > 1:
-        array = _feather(array, pixels, hole, sigma=scale)
+        array = _feather(array, pixels, hole, radius=round(4 * scale))
     return array.round().clip(0, 255).astype(np.uint8)
 
 
@@ -118,19 +118,23 @@ def enlarge_mask(
     return masked.view(grid, grid).numpy()[np.ix_(rows, columns)] & part
 
 
-def _feather(fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, sigma: float) -> np.ndarray:
+def _feather(fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, radius: int) -> np.ndarray:
     """Shift the fill towards the known colours at the hole's border, fading out into the hole.
 
     The difference between known pixels and fill, averaged over the known pixels nearby, is added
-    with a weight that is 1 at a straight border (where half of the blur's mass is known).
+    with a weight that is 1 at a straight border (where half of the blur's mass is known). Once more
+    at each half of the radius: first the colour is matched, in the end every pixel of the border.
     """
     keep = (~hole).astype(np.float32)[:, :, None]
-    difference = (pixels.astype(np.float32) - fill) * keep
-    # Stack blur is nearly a Gaussian and takes as long for any width.
-    kernel = (2 * round(2 * sigma) + 1,) * 2
-    mass = cv2.stackBlur(keep, kernel)[:, :, None]
-    correction = cv2.stackBlur(difference, kernel) / np.maximum(mass, 1e-3)
-    return fill + np.minimum(2 * mass, 1) * correction
+    while radius:
+        difference = (pixels.astype(np.float32) - fill) * keep
+        # Stack blur is nearly a Gaussian and takes as long for any width.
+        kernel = (2 * radius + 1,) * 2
+        mass = cv2.stackBlur(keep, kernel)[:, :, None]
+        correction = cv2.stackBlur(difference, kernel) / np.maximum(mass, 1e-3)
+        fill = fill + np.minimum(2 * mass, 1) * correction
+        radius //= 2
+    return fill
 
 
 def _window(start: int, length: int, side: int, limit: int) -> slice:

@@ -302,10 +302,9 @@ def _check_settings(
         raise MaskweaveError(f"steps must be from 1 to {MOST_STEPS}, got {steps}")
     if stop_after is not None and not 1 <= stop_after <= steps:
         raise MaskweaveError(f"stop_after must be from 1 to {steps} (steps), got {stop_after}")
-    if not (0 <= temperature <= HOTTEST and 0 <= token_temperature <= HOTTEST):
-        raise MaskweaveError(
-            f"temperatures must be from 0 to {HOTTEST}, got {temperature} and {token_temperature}"
-        )
+    for value in (temperature, token_temperature):
+        if not 0 <= value <= HOTTEST:
+            raise MaskweaveError(f"temperatures must be from 0 to {HOTTEST}, got {value}")
     if top_k is not None and top_k < 1:
         raise MaskweaveError(f"top_k must be at least 1, got {top_k}")
     if confidence not in ("log_probability", "probability"):

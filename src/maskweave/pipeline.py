@@ -100,6 +100,8 @@ class InpaintPipeline:
             If there is no such model or its files are broken.
         """
         directory = resolve(name)
+        if (directory / "tokenizer").is_dir() and not (directory / "transformer").is_dir():
+            raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
         file = directory / "config.json"
         defaults = as_config(DecodeSettings, read_json(file).get("defaults", {}), file)
         tokenizer = load_tokenizer(directory / "tokenizer")

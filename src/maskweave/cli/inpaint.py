@@ -65,6 +65,9 @@ def inpaint(
     steps: Annotated[int | None, typer.Option(help="Decoding steps T.")] = None,
     schedule: Annotated[str | None, typer.Option(help="linear, cosine, square, arccos.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Noise on the confidence.")] = None,
+    token_temperature: Annotated[
+        float | None, typer.Option(help="Of the tokens' sampling: 0 takes the likeliest.")
+    ] = None,
     stop_after: Annotated[int | None, typer.Option(help="Run only t of the T steps.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Different fills of each image.")] = 1,
     seed: Seed = 0,
@@ -88,7 +91,11 @@ def inpaint(
     jobs = _plan(image, mask, output, num_samples)
     pipeline = load_pipeline(model, device, dtype)
     settings = pipeline.settings(
-        steps=steps, schedule=schedule, temperature=temperature, stop_after=stop_after
+        steps=steps,
+        schedule=schedule,
+        temperature=temperature,
+        token_temperature=token_temperature,
+        stop_after=stop_after,
     )
     if save_steps:
         _name_steps(jobs, settings.stop_after or settings.steps)
@@ -118,6 +125,10 @@ def _plan(image: Path, mask: Path | None, output: Path, samples: int) -> list[Jo
     if not to_folder and (many or output.suffix.lower() not in SUFFIXES):
         wanted = "a folder" if many else f"a folder or an image ({', '.join(SUFFIXES)})"
         raise MaskweaveError(f"output {output} must be {wanted}")
+    if to_folder and output.exists() and not output.is_dir():
+        raise MaskweaveError(f"output {output} is a file, not a folder")
+    if many and output.resolve() in [folder.resolve() for folder in (image, mask) if folder]:
+        raise MaskweaveError(f"output {output} holds what is read: fills would be taken for it")
     jobs = []
     for file in images:
         first = output / f"{file.stem}.png" if to_folder else output
@@ -221,7 +232,8 @@ def _report(jobs: list[Job], json_: bool, seconds: float) -> None:
         if any(file.suffix.lower() in (".jpg", ".jpeg") for file in job.outputs):
             print("note: JPEG is lossy: known pixels change on disk", file=sys.stderr)
     for job in failed:
-        print(f"error: {job.image}: {job.error}", file=sys.stderr)
+        named = str(job.error).startswith(str(job.image))
+        print(f"error: {job.error if named else f'{job.image}: {job.error}'}", file=sys.stderr)
     if json_:
         images = [{k: v for k, v in asdict(job).items() if k != "profile"} for job in jobs]
         report = {"seconds": round(seconds, 3), "images": images}

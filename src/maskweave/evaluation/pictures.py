@@ -208,7 +208,9 @@ def losses(runs: Mapping[str, Mapping[str, Float[np.ndarray, "points 2"]]]) -> F
                 axes.plot(*points.T, label=tag, **style)
             else:
                 axes.plot(*points.T, color=style["color"], alpha=0.25, linewidth=0.8)
-                axes.plot(*_running_mean(points).T, label=tag, markevery=0.15, **style)
+                axes.plot(
+                    *_running_mean(points).T, label=tag, markevery=max(1, len(points) // 8), **style
+                )
         axes.set_title(run, fontsize=10, parse_math=False)
         axes.set(xlabel="step", ylabel="loss")
         axes.grid(color="0.9")

@@ -217,6 +217,8 @@ def fit(
                     note(f"step {done} of {steps}: {text} validation/loss {loss:.4g}")
                 window.open()
     accelerator.end_training()
+    if accelerator.is_main_process:
+        note(f"done: {directory}")
 
 
 class Window:
