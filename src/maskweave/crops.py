@@ -125,14 +125,15 @@ def _feather(fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, radius: int
     with a weight that is 1 at a straight border (where half of the blur's mass is known). Once more
     at each half of the radius: first the colour is matched, in the end every pixel of the border.
     """
-    keep = (~hole).astype(np.float32)[:, :, None]
+    keep, known = (~hole).astype(np.float32), pixels.astype(np.float32)
     while radius:
-        difference = (pixels.astype(np.float32) - fill) * keep
+        difference = known - fill
+        difference *= keep[:, :, None]
         # Stack blur is nearly a Gaussian and takes as long for any width.
         kernel = (2 * radius + 1,) * 2
-        mass = cv2.stackBlur(keep, kernel)[:, :, None]
-        correction = cv2.stackBlur(difference, kernel) / np.maximum(mass, 1e-3)
-        fill = fill + np.minimum(2 * mass, 1) * correction
+        mass, correction = cv2.stackBlur(keep, kernel), cv2.stackBlur(difference, kernel)
+        correction *= (np.minimum(2 * mass, 1) / np.maximum(mass, 1e-3))[:, :, None]
+        fill = fill + correction
         radius //= 2
     return fill
 
