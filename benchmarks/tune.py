@@ -65,9 +65,9 @@ def main() -> None:
     for steps, temperature, tokens in itertools.product(
         arguments.steps, arguments.temperature, arguments.token_temperature
     ):
-        set_to = pipeline.settings(steps=steps, temperature=temperature, token_temperature=tokens)
-        name = f"{set_to.steps}, {set_to.temperature:g}, {set_to.token_temperature:g}"
-        ways[name] = by_model(pipeline, set_to, seed=0)
+        settings = pipeline.settings(steps=steps, temperature=temperature, token_temperature=tokens)
+        name = f"{settings.steps}, {settings.temperature:g}, {settings.token_temperature:g}"
+        ways[name] = by_model(pipeline, settings, seed=0)
     table = Table("holes", "steps, temperature, of tokens", *FIGURES)
     for kind in arguments.kinds:
         batches = draw_batches(arguments.truth, kind, arguments.images)

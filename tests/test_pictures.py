@@ -203,6 +203,11 @@ def log(directory: Path, values: dict[str, dict[int, float]]) -> None:
                 writer.add_scalar(tag, value, step)
 
 
+def test_a_curve_of_one_point_has_a_marker() -> None:
+    [axes] = losses({"run": {"loss": np.array([[1.0, 7.0]])}}).axes
+    assert axes.lines[-1].get_markevery() == 1
+
+
 def test_losses_of_a_resumed_run_are_read_back(tmp_path: Path) -> None:
     first = {step: 1 / step for step in range(10, 30_010, 10)}  # more than TensorBoard keeps
     again = {step: 2 / step for step in range(29_000, 31_010, 10)}
