@@ -38,16 +38,19 @@ RECIPES = {
 
 Settings = tuple[str, ...]
 
+MODERN = ("rms_norm", "swiglu", "rotary", "qk_norm")
+"""The choices of the modern block, all pre-norm."""
+
 BASES: dict[str, Settings] = {
     "tokenizer": ("run.batch_size=16", "loss.adversarial_start=0.4"),
     # Smaller than the preset, and as it was before it took up what these runs recommend.
     "transformer": (
         "model.dim=192",
-        "model.layers=4",
+        "model.depth=4",
         "model.heads=4",
         "model.mlp_dim=576",
-        "model.modern=false",
         "model.pre_norm=true",
+        *(f"model.{name}=false" for name in MODERN),
         "masking.unmasked_weight=0",
         "optimiser.warmup=50",
         "run.batch_size=32",
@@ -58,8 +61,8 @@ BASES: dict[str, Settings] = {
 VARIANTS: dict[str, dict[str, Settings]] = {
     "tokenizer": {
         "base": (),
-        "codes of 4 numbers": ("model.code_dim=4",),
-        "codes of 64 numbers": ("model.code_dim=64",),
+        "codes of 4 numbers": ("model.codebook_dim=4",),
+        "codes of 64 numbers": ("model.codebook_dim=64",),
         "4,096 codes": ("model.codebook_size=4096",),
         "no discriminator": ("loss.adversarial=0",),
         "LPIPS weighs 0.2 instead of 2": ("loss.perceptual=0.2",),
@@ -71,8 +74,11 @@ VARIANTS: dict[str, dict[str, Settings]] = {
         "scattered masks instead of regions": ("masking.whole=1",),
         "loss over all tokens": ("masking.unmasked_weight=1",),
         "unmasked tokens weigh 0.1": ("masking.unmasked_weight=0.1",),
-        "tokens alone, no known pixels": ("model.patch=0",),
-        "modern block, MLP of 2/3 the width": ("model.modern=true", "model.mlp_dim=384"),
+        "tokens alone, no known pixels": ("model.patch_size=0",),
+        "modern block, MLP of 2/3 the width": (
+            *(f"model.{name}=true" for name in MODERN),
+            "model.mlp_dim=384",
+        ),
         "post-norm, the reference block": ("model.pre_norm=false",),
         "no flips and shifts": ("masking.views=1",),
         "no EMA": ("optimiser.ema=0",),

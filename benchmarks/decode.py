@@ -26,7 +26,7 @@ def plain_fill(
     """Fill one image as the reference experiment's loop does: all logits, pixels at every step."""
     tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
     tokens = tokenizer.encode(known)
-    masked = token_mask(hole, tokenizer.config.patch)
+    masked = token_mask(hole, tokenizer.patch_size)
     holes, mask_token = int(masked.sum()), transformer.config.mask_token
     picture = known
     for step in range(1, steps + 1):

@@ -28,7 +28,7 @@ def tiny_pipeline(seed: int = 0, patch: int = 4) -> InpaintPipeline:
     )
     transformer = BidirectionalTransformer(
         TransformerConfig(
-            codebook_size=32, length=16, dim=16, layers=2, heads=2, mlp_dim=32, patch=patch
+            codebook_size=32, grid=(4, 4), dim=16, depth=2, heads=2, mlp_dim=32, patch_size=patch
         )
     )
     for parameter in transformer.parameters():  # far from uniform predictions

@@ -67,7 +67,7 @@ def model_of(seed: int, heads: int = 2) -> InpaintPipeline:
         image_size=SIDE, codebook_size=32, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     )
     transformer = BidirectionalTransformer(
-        TransformerConfig(codebook_size=32, length=64, dim=16, layers=2, heads=heads, mlp_dim=32)
+        TransformerConfig(codebook_size=32, grid=(8, 8), dim=16, depth=2, heads=heads, mlp_dim=32)
     )
     for parameter in transformer.parameters():  # far from uniform predictions
         parameter.data.add_(torch.randn_like(parameter) * 0.3)

@@ -94,11 +94,11 @@ def test_weights_that_do_not_fit_or_cannot_be_read_are_refused(model: Path) -> N
         ('{"image_size": 64.0}', "does not describe TokenizerConfig: see image_size"),
         ('{"channels": [8, true, 8]}', "does not describe TokenizerConfig: see channels"),
         ('{"codebook_size": 10000000000000}', "sizes out of range"),
-        ('{"code_dim": 0}', "sizes out of range"),
+        ('{"codebook_dim": 0}', "sizes out of range"),
         ('{"encoder_blocks": 1000000000}', "sizes out of range"),
         ('{"image_size": 0}', "image_size 0 is not a multiple"),
         ('{"a":' * 5000 + "1" + "}" * 5000, "not valid JSON"),
-        ('{"patch": 5}', "patch 5 needs"),
+        ('{"patch_size": 5}', "patch_size 5 needs"),
         ('{"a": "' + "x" * LARGEST_CONFIG + '"}', "larger than a config can be"),
     ],
 )
@@ -108,7 +108,7 @@ def test_broken_configs_are_refused(model: Path, content: str, message: str) -> 
         load_tokenizer(model / "tokenizer")
 
 
-@pytest.mark.parametrize("sizes", [{"heads": 0}, {"layers": 10**9}, {"dim": 10**9}])
+@pytest.mark.parametrize("sizes", [{"heads": 0}, {"depth": 10**9}, {"dim": 10**9}])
 def test_transformers_of_absurd_sizes_are_refused(model: Path, sizes: dict[str, int]) -> None:
     config = model / "transformer" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | sizes))
@@ -137,7 +137,7 @@ def test_components_that_do_not_belong_together_are_refused(pipeline: InpaintPip
     from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
     for codes, patch, differ in ((16, 0, "codebook or grid"), (32, 8, "patch")):
-        config = TransformerConfig(codes, 16, 16, 1, 2, 16, patch=patch)
+        config = TransformerConfig(codes, (4, 4), 16, 1, 2, 16, patch_size=patch)
         with pytest.raises(MaskweaveError, match=f"differ in their {differ} size"):
             InpaintPipeline(pipeline.tokenizer, BidirectionalTransformer(config))
 

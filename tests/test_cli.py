@@ -312,7 +312,7 @@ def test_both_stages_are_trained_and_the_model_is_used(photos: Path) -> None:
         "model.image_size=16", "model.codebook_size=16", "model.encoder_dim=16",
         "model.channels=8,8,8", "model.decoder_blocks=1", "loss.perceptual=0",
     ]  # fmt: skip
-    stage_2 = ["model.heads=2", "model.dim=16", "model.layers=1", "model.mlp_dim=16"]
+    stage_2 = ["model.heads=2", "model.dim=16", "model.depth=1", "model.mlp_dim=16"]
     common = ["run.steps=2", "run.batch_size=2", "run.precision=no", "run.save_every=1"]
 
     def train(stage: str, overrides: list[str], *more: object) -> Result:

@@ -119,7 +119,7 @@ def test_against_the_reference_vqgan(shared: Path) -> None:
     weights = torch.load(folder / "VQGAN.pt", weights_only=True)
     golden = np.load(folder / "io.npz")
     model = to_tokenizer(weights, length=256)
-    assert (model.config.image_size, model.config.patch) == (64, 4)
+    assert (model.config.image_size, model.config.patch_size) == (64, 4)
 
     def codes(tokens: Tensor) -> Tensor:
         return model.codebook(tokens).transpose(1, 2).unflatten(2, (16, 16))
@@ -491,14 +491,14 @@ SIZES: dict[str, Any] = {
     ("change", "message"),
     [
         ({"codebook_size": 10**13}, "sizes out of range"),
-        ({"code_dim": 0}, "sizes out of range"),
+        ({"codebook_dim": 0}, "sizes out of range"),
         ({"encoder": ("down",) * 2000, "encoder_channels": (32,) * 2001}, "no stack of layers"),
         ({"encoder_channels": (32, 64)}, "no stack of layers"),
         ({"encoder": ("residual", "up")}, "no stack of layers"),
         ({"encoder_channels": (32, 2**13, 2**13)}, "multiples of 32 to 4096"),
         ({"encoder_channels": (32, 64, 32)}, "down cannot change the width from 64 to 32"),
         ({"decoder": ("attention", "residual")}, "does not end at the size"),
-        ({"image_size": 2**13}, "image_size 8192 is not a multiple of patch 2"),
+        ({"image_size": 2**13}, "image_size 8192 is not a multiple of patch_size 2"),
         ({"image_size": 63}, "image_size 63 is not a multiple"),
         ({"mean": (0.5, 0.5)}, "mean and std are of three colours"),
         ({"std": (0.5, 0.5, float("nan"))}, "mean and std are of three colours"),

@@ -76,7 +76,7 @@ def test_a_share_of_the_images_is_filled_by_the_transformer(
 ) -> None:
     task, batch = task_and_batch(override(RECIPE, [f"filled={share}"]))
     seen: list[torch.Tensor] = []
-    codes = VQGAN.codes
+    codes = DecoderTask._codes
 
     def sevens(model: InpaintPipeline, known: torch.Tensor, *_: object) -> torch.Tensor:
         return torch.full((len(known), 16), 7)
@@ -86,7 +86,7 @@ def test_a_share_of_the_images_is_filled_by_the_transformer(
         return codes(vqgan, tokens)
 
     monkeypatch.setattr(InpaintPipeline, "fill_tokens", sevens)
-    monkeypatch.setattr(VQGAN, "codes", watched)
+    monkeypatch.setattr(DecoderTask, "_codes", watched)
     task.step(batch, 0)
     [tokens] = seen
     painted = (tokens == 7).all(1)
@@ -125,7 +125,7 @@ def test_the_reference_vqgan_is_refused(noise: Path, tmp_path: Path) -> None:
     tiny_pipeline(patch=0).save_pretrained(tmp_path)
     down: tuple = ("down", "down")
     up: tuple = ("up", "up")
-    config = ReferenceConfig(down, (32,) * 3, up, (32,) * 3, 16, codebook_size=32, code_dim=8)
+    config = ReferenceConfig(down, (32,) * 3, up, (32,) * 3, 16, codebook_size=32, codebook_dim=8)
     save_component(ReferenceVQGAN(config), tmp_path / "tokenizer")
     with pytest.raises(MaskweaveError, match="reference VQGAN does not see known pixels"):
         train_decoder(RECIPE, noise, tmp_path, tmp_path / "run")

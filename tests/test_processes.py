@@ -34,7 +34,9 @@ TOKENIZER = TokenizerRecipe(
     run=RUN,
 )
 TRANSFORMER = TransformerRecipe(
-    model=TransformerConfig(dim=16, layers=2, heads=2, mlp_dim=16, attention_dropout=0.0, patch=4),
+    model=TransformerConfig(
+        dim=16, depth=2, heads=2, mlp_dim=16, attention_dropout=0.0, patch_size=4
+    ),
     masking=MaskingConfig(views=3, shift=1, unmasked_weight=0.3),
     optimiser=OptimiserConfig(warmup=2, ema=0.9),
     run=RUN,

@@ -27,7 +27,7 @@ from maskweave.training.transformer_task import MaskedExamples, TransformerRecip
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 RUN = RunConfig(steps=4, batch_size=4, precision="no", log_every=2, save_every=4)
-SMALL = ["model.dim=16", "model.layers=2", "model.heads=2", "model.mlp_dim=16", "run.batch_size=4"]
+SMALL = ["model.dim=16", "model.depth=2", "model.heads=2", "model.mlp_dim=16", "run.batch_size=4"]
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def peeking_tokenizer() -> ReferenceVQGAN:
     torch.manual_seed(0)
     down: tuple = ("down", "attention", "down")
     up: tuple = ("up", "attention", "up")
-    config = ReferenceConfig(down, (32,) * 4, up, (32,) * 4, 16, codebook_size=16, code_dim=8)
+    config = ReferenceConfig(down, (32,) * 4, up, (32,) * 4, 16, codebook_size=16, codebook_dim=8)
     return ReferenceVQGAN(config).eval()
 
 
 def test_the_reference_trains_as_the_reference_experiment_does() -> None:
     recipe = TRANSFORMERS["reference"]
     model, masking, optimiser = recipe.model, recipe.masking, recipe.optimiser
-    assert (model.dim, model.layers, model.heads, model.mlp_dim) == (768, 15, 16, 1536)
-    assert not model.pre_norm and not model.modern and not model.patch and model.tied_output
+    assert (model.dim, model.depth, model.heads, model.mlp_dim) == (768, 15, 16, 1536)
+    assert not model.pre_norm and not model.swiglu and not model.patch_size and model.tied_output
     assert (masking.ratio, masking.independent, masking.whole) == ((0.0, 0.5), True, 1.0)
     assert (model.dropout, model.attention_dropout, model.mask_logit) == (0.1, 0.1, True)
     assert (masking.unmasked_weight, masking.label_smoothing, masking.views) == (1.0, 0.0, 1)
@@ -82,7 +82,7 @@ def test_frozen_parameters_keep_their_values_and_an_unknown_name_is_refused(
     )
     same = {name for name in first if torch.equal(first[name], last[name])}
     assert same == {"position_embedding"}
-    model = BidirectionalTransformer(TransformerConfig(16, 16, 16, 1, 2, 16))
+    model = BidirectionalTransformer(TransformerConfig(16, (4, 4), 16, 1, 2, 16))
     with pytest.raises(MaskweaveError, match="no parameter 'positions'"):
         adamw(model, OptimiserConfig(frozen=("positions",)))
 
@@ -100,8 +100,8 @@ def test_without_averaging_the_trained_weights_are_exported(
 @pytest.mark.parametrize("preset", [p for p in TRANSFORMERS if p != "reference"])
 def test_both_stages_of_a_preset_fit_each_other(preset: str) -> None:
     tokenizer, transformer = TOKENIZERS[preset].model, TRANSFORMERS[preset].model
-    assert (transformer.length, transformer.codebook_size, transformer.patch) == (
-        tokenizer.length, tokenizer.codebook_size, tokenizer.patch,
+    assert (transformer.grid, transformer.codebook_size, transformer.patch_size) == (
+        VQGAN(tokenizer).grid, tokenizer.codebook_size, tokenizer.patch_size,
     )  # fmt: skip
 
 
@@ -109,8 +109,7 @@ def test_both_stages_of_a_preset_fit_each_other(preset: str) -> None:
 
 
 def task_on(tokenizer: ReferenceVQGAN | VQGAN, settings: list[str]) -> TransformerTask:
-    config = tokenizer.config
-    model = TransformerConfig(config.codebook_size, config.length, 16, 2, 2, 16)
+    model = TransformerConfig(tokenizer.codebook_size, tokenizer.grid, 16, 2, 2, 16)
     recipe = override(TransformerRecipe(model=model, run=RUN), ["masking.shift=0", *settings])
     samples = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     return TransformerTask(recipe, tokenizer, samples, Accelerator(cpu=True), 4, 4)

@@ -38,7 +38,7 @@ def hole() -> torch.Tensor:
 
 def test_tokens_of_known_patches_do_not_depend_on_the_hole(vqgan, images, hole) -> None:
     clean, holed = vqgan.encode(images), vqgan.encode(images.masked_fill(hole[:, None], 0.0))
-    known = ~token_mask(hole, SMALL.patch)
+    known = ~token_mask(hole, SMALL.patch_size)
     assert torch.equal(clean[known], holed[known])
 
 
@@ -73,16 +73,16 @@ def test_known_pixels_without_a_hole_are_refused(vqgan, images) -> None:
 )
 def test_other_sizes_build_and_run(size: int, patch: int, channels: tuple[int, ...]) -> None:
     config = TokenizerConfig(
-        image_size=size, patch=patch, encoder_dim=16, channels=channels, decoder_blocks=1
+        image_size=size, patch_size=patch, encoder_dim=16, channels=channels, decoder_blocks=1
     )
     vqgan = VQGAN(config)
     tokens = vqgan.encode(torch.zeros(1, 3, size, size))
-    assert tokens.shape == (1, config.length) == (1, (size // patch) ** 2)
+    assert tokens.shape == (1, VQGAN(config).length) == (1, (size // patch) ** 2)
     assert vqgan.decode(tokens).shape == (1, 3, size, size)
 
 
 @pytest.mark.parametrize(
-    "sizes", [{"patch": 8}, {"image_size": 30}, {"channels": (8, 8, 12)}, {"image_size": 2}]
+    "sizes", [{"patch_size": 8}, {"image_size": 30}, {"channels": (8, 8, 12)}, {"image_size": 2}]
 )
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, object]) -> None:
     with pytest.raises(MaskweaveError):

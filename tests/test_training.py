@@ -45,7 +45,14 @@ TOKENIZER = TokenizerRecipe(
 )
 TRANSFORMER = TransformerRecipe(
     model=TransformerConfig(
-        codebook_size=16, length=16, dim=16, layers=1, heads=2, mlp_dim=16, dropout=0.1, patch=4
+        codebook_size=16,
+        grid=(4, 4),
+        dim=16,
+        depth=1,
+        heads=2,
+        mlp_dim=16,
+        dropout=0.1,
+        patch_size=4,
     ),
     masking=MaskingConfig(shift=1),
     optimiser=OptimiserConfig(warmup=2),
@@ -455,12 +462,12 @@ def test_nan_stops_the_run_and_names_the_step(
 def test_the_numbers_of_codes_and_tokens_and_the_patch_are_the_tokenizers(
     photos: Path, tokenizer_run: Path, tmp_path: Path
 ) -> None:
-    wrong = ["model.codebook_size=32", "model.length=9", "run.steps=1"]
+    wrong = ["model.codebook_size=32", "model.grid=3,3", "run.steps=1"]
     for patch, expected in ((0, 0), (2, 4)):
-        recipe = override(TRANSFORMER, [*wrong, f"model.patch={patch}"])
+        recipe = override(TRANSFORMER, [*wrong, f"model.patch_size={patch}"])
         train_transformer(recipe, photos, tokenizer_run / "tokenizer", tmp_path / str(patch))
         config = InpaintPipeline.from_pretrained(tmp_path / str(patch)).transformer.config
-        assert (config.codebook_size, config.length, config.patch) == (16, 16, expected)
+        assert (config.codebook_size, config.length, config.patch_size) == (16, 16, expected)
 
 
 def test_too_few_images_and_missing_folders_are_refused(photos: Path, tmp_path: Path) -> None:
@@ -547,7 +554,10 @@ def test_overrides_are_typed() -> None:
     assert changed.optimiser.betas == (0.8, 0.9)
     assert changed.loss.holes == ("box",)
     assert override(TRANSFORMER, ["model.pre_norm=true"]).model.pre_norm is True
-    for together in (["model.patch=8", "model.channels=8,8,8,8"], ["model.dim=6", "model.heads=3"]):
+    for together in (
+        ["model.patch_size=8", "model.channels=8,8,8,8"],
+        ["model.dim=6", "model.heads=3"],
+    ):
         recipe = TOKENIZER if "patch" in together[0] else TRANSFORMER
         assert override(recipe, together) == override(recipe, together[::-1])
     assert TOKENIZER.run.steps == 6

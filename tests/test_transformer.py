@@ -19,7 +19,7 @@ from maskweave.transformer import (
     rotation_2d,
 )
 
-SMALL = TransformerConfig(codebook_size=20, length=9, dim=16, layers=2, heads=4, mlp_dim=24)
+SMALL = TransformerConfig(codebook_size=20, grid=(3, 3), dim=16, depth=2, heads=4, mlp_dim=24)
 
 
 def test_against_the_formula_of_scaled_dot_product_attention() -> None:
@@ -67,13 +67,15 @@ def test_dropout_acts_on_attention_weights_and_only_in_training() -> None:
     assert mixed.std().item() > 0.1
 
 
+MODERN = {"pre_norm": True, "rms_norm": True, "swiglu": True, "rotary": True, "qk_norm": True}
+
 BLOCKS = pytest.mark.parametrize(
-    "block", [{}, {"pre_norm": True}, {"modern": True}], ids=["post-norm", "pre-norm", "modern"]
+    "block", [{}, {"pre_norm": True}, MODERN], ids=["post-norm", "pre-norm", "modern"]
 )
 
 
 def test_rotated_queries_and_keys_see_relative_positions_only() -> None:
-    rotation = rotation_2d(side=5, width=8)
+    rotation = rotation_2d((5, 5), width=8)
     query, key = torch.randn(2, 1, 1, 1, 8).expand(-1, -1, -1, 25, -1)
     products = (rotate(query, rotation) @ rotate(key, rotation).transpose(2, 3)).view(5, 5, 5, 5)
     for (y, x), (to_y, to_x) in [((0, 0), (1, 2)), ((2, 1), (1, 0)), ((0, 3), (2, 3))]:
@@ -93,7 +95,7 @@ def test_swiglu_is_its_formula() -> None:
 
 
 def test_a_transformer_that_scores_the_mask_token_never_predicts_it() -> None:
-    config = TransformerConfig(20, 9, 16, 2, 4, 24, mask_logit=True)
+    config = TransformerConfig(20, (3, 3), 16, 2, 4, 24, mask_logit=True)
     model = BidirectionalTransformer(config).eval()
     assert model(torch.randint(21, (3, 9))).shape == (3, 9, 21)
     model.bias.data[:, 20] = 100.0
@@ -108,7 +110,7 @@ def test_a_transformer_that_scores_the_mask_token_never_predicts_it() -> None:
 def test_logits_of_masked_positions_are_those_of_all_positions(
     block: dict[str, bool], tied_output: bool
 ) -> None:
-    config = TransformerConfig(20, 9, 16, 2, 4, 24, tied_output=tied_output, **block)
+    config = TransformerConfig(20, (3, 3), 16, 2, 4, 24, tied_output=tied_output, **block)
     model = BidirectionalTransformer(config).eval()
     nn.init.normal_(model.bias)
     tokens, masked = torch.randint(21, (3, 9)), torch.rand(3, 9) < 0.5
@@ -123,7 +125,9 @@ def test_logits_of_masked_positions_are_those_of_all_positions(
 def test_every_parameter_receives_a_gradient(
     block: dict[str, bool], tied_output: bool, patch: int
 ) -> None:
-    config = TransformerConfig(20, 9, 16, 2, 4, 24, tied_output=tied_output, patch=patch, **block)
+    config = TransformerConfig(
+        20, (3, 3), 16, 2, 4, 24, tied_output=tied_output, patch_size=patch, **block
+    )
     model = BidirectionalTransformer(config)
     tokens = torch.randint(20, (4, 9))
     corrupted = corrupt(tokens, config.mask_token, ratio=(0.5, 0.5))
@@ -150,7 +154,7 @@ def test_known_pixels_count_only_for_a_transformer_that_sees_them() -> None:
     tokens = torch.randint(20, (1, 9))
     some, other = torch.randn(2, 1, 9, 16)
     for patch in (0, 2):
-        config = TransformerConfig(20, 9, 16, 2, 4, 24, patch=patch)
+        config = TransformerConfig(20, (3, 3), 16, 2, 4, 24, patch_size=patch)
         model = BidirectionalTransformer(config).eval()
         same = torch.equal(model(tokens, known=some), model(tokens, known=other))
         assert same == (patch == 0)
@@ -176,8 +180,8 @@ def test_one_batch_is_learnt_by_heart() -> None:
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(MaskweaveError, match="dim 10 is not a multiple of heads 4"):
         TransformerConfig(dim=10, heads=4)
-    with pytest.raises(MaskweaveError, match="a square of tokens"):
-        TransformerConfig(length=8, modern=True)
+    with pytest.raises(MaskweaveError, match="multiple of 4"):
+        TransformerConfig(dim=24, heads=4, rotary=True)
     with pytest.raises(MaskweaveError, match="dropouts"):
         TransformerConfig(dropout=1.0)
 
@@ -212,7 +216,9 @@ def translate(name: str) -> str:
 def test_against_the_reference_experiment(shared: Path) -> None:
     folder = shared / "golden" / "reference_transformer_separate"
     weights = torch.load(folder / "epoch_5.pt", weights_only=True)
-    config = TransformerConfig(64, 256, dim=64, layers=3, heads=16, mlp_dim=128, mask_logit=True)
+    config = TransformerConfig(
+        64, (16, 16), dim=64, depth=3, heads=16, mlp_dim=128, mask_logit=True
+    )
     model = BidirectionalTransformer(config).eval()
     model.load_state_dict({translate(name): value for name, value in weights.items()})
     golden = np.load(folder / "io.npz")

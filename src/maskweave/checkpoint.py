@@ -6,6 +6,7 @@ the default decode settings and a model card, ``README.md``. Nothing is ever unp
 
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, write_json, write_whole
+from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
@@ -26,7 +28,6 @@ SHIPPED = Path(__file__).parent / "models"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Config = TypeVar("Config")
-Tokenizer = VQGAN | ReferenceVQGAN
 
 
 def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None = None) -> None:
@@ -58,7 +59,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     MaskweaveError
         If files are missing or broken, or the weights hold NaN or do not fit the config.
     """
-    if read_json(directory / "config.json").get("architecture") == "reference":
+    if _fields(directory / "config.json").get("architecture") == "reference":
         return _load(ReferenceVQGAN, ReferenceConfig, directory)
     return _load(VQGAN, TokenizerConfig, directory)
 
@@ -151,6 +152,22 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint or (hint is float and type(value) is int)
 
 
+def _fields(file: Path) -> dict[str, Any]:
+    """Read a component's config; one of version 0.1 gets the names of today."""
+    fields = read_json(file)
+    if fields.get("architecture", "reference") != "reference":
+        return fields
+    names = {"patch": "patch_size", "code_dim": "codebook_dim", "layers": "depth"}
+    fields = {names.get(name, name): value for name, value in fields.items()}
+    if isinstance(length := fields.pop("length", None), int) and length > 0:
+        side = math.isqrt(length)
+        fields["grid"] = [side, length // side]
+    if fields.pop("modern", False):
+        modern = ("pre_norm", "rms_norm", "swiglu", "rotary", "qk_norm")
+        fields |= dict.fromkeys(modern, True)
+    return fields
+
+
 Module = TypeVar("Module", VQGAN, ReferenceVQGAN, BidirectionalTransformer)
 
 
@@ -158,7 +175,7 @@ def _load(kind: Callable[[Config], Module], config: type[Config], directory: Pat
     settings = directory / "config.json"
     file = directory / "model.safetensors"
     with torch.device("meta"):  # without memory, which a broken config could ask too much of
-        module = kind(as_config(config, read_json(settings), settings))
+        module = kind(as_config(config, _fields(settings), settings))
     try:
         weights = {name: value.float() for name, value in load_file(file).items()}
         module.load_state_dict(weights, assign=True)

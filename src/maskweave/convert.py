@@ -119,7 +119,7 @@ def to_tokenizer(weights: State, length: int) -> ReferenceVQGAN:
     """
     encoder, encoder_channels = _layers(weights, "encoder", "down")
     decoder, decoder_channels = _layers(weights, "decoder", "up")
-    codebook_size, code_dim = _shape(weights, "codebook.embedding.weight", 2)
+    codebook_size, codebook_dim = _shape(weights, "codebook.embedding.weight", 2)
     config = ReferenceConfig(
         encoder=encoder,
         encoder_channels=encoder_channels,
@@ -127,7 +127,7 @@ def to_tokenizer(weights: State, length: int) -> ReferenceVQGAN:
         decoder_channels=decoder_channels,
         image_size=math.isqrt(length) * 2 ** encoder.count("down"),
         codebook_size=codebook_size,
-        code_dim=code_dim,
+        codebook_dim=codebook_dim,
     )
     names = {
         "codebook": "codebook.embedding",
@@ -170,11 +170,13 @@ def to_transformer(weights: State, heads: int) -> BidirectionalTransformer:
     while f"blocks.{layers}.LayerNorm1.weight" in weights:
         layers += 1
     rows, dim = _shape(weights, "tok_emb.weight", 2)
+    length, _ = _shape(weights, "pos_emb", 2)
+    side = math.isqrt(length)
     config = TransformerConfig(
         codebook_size=rows - 1,
-        length=_shape(weights, "pos_emb", 2)[0],
+        grid=(side, length // side),
         dim=dim,
-        layers=layers,
+        depth=layers,
         heads=heads,
         mlp_dim=_shape(weights, "blocks.0.MLP.0.weight", 2)[0],
         mask_logit=True,

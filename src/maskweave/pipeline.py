@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskweave.checkpoint import (
-    Tokenizer,
     as_config,
     load_tokenizer,
     load_transformer,
@@ -27,6 +26,7 @@ from maskweave.holes import known_patches, remark, token_mask
 from maskweave.images import Hole, Pixels, as_hole, as_pixels, check_sizes, converted
 from maskweave.maskgit import DecodeSettings, Step, decode
 from maskweave.schedules import named
+from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import BidirectionalTransformer
 
 
@@ -81,10 +81,10 @@ class InpaintPipeline:
         transformer: BidirectionalTransformer,
         defaults: DecodeSettings | None = None,
     ) -> None:
-        ours, theirs = tokenizer.config, transformer.config
-        if (ours.codebook_size, ours.length) != (theirs.codebook_size, theirs.length):
+        config = transformer.config
+        if (tokenizer.codebook_size, tokenizer.grid) != (config.codebook_size, config.grid):
             raise MaskweaveError("tokenizer and transformer differ in their codebook or grid size")
-        if theirs.patch not in (0, ours.patch):
+        if config.patch_size not in (0, tokenizer.patch_size):
             raise MaskweaveError("tokenizer and transformer differ in their patch size")
         self.tokenizer = tokenizer.eval()
         self.transformer = transformer.eval()
@@ -248,7 +248,7 @@ class InpaintPipeline:
         is on the CPU; settings are the model's defaults unless given.
         """
         settings = settings or self.defaults
-        patch = self.tokenizer.config.patch
+        patch = self.tokenizer.patch_size
         patches = known_patches(known, hole, patch).to(self.dtype)
         with torch.autocast(known.device.type, enabled=False):  # a caller's would change tokens
             tokens = self.tokenizer.encode(known)

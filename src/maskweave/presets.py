@@ -24,7 +24,7 @@ TOKENIZERS = {
     # maskweave train tokenizer --preset folder128 --data DIR --output RUN
     "folder128": TokenizerRecipe(
         model=TokenizerConfig(
-            image_size=128, patch=8, encoder_dim=512, channels=(32, 64, 128, 256)
+            image_size=128, patch_size=8, encoder_dim=512, channels=(32, 64, 128, 256)
         ),
         optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99)),
         run=RunConfig(steps=30_000, batch_size=64, workers=4),
@@ -35,9 +35,9 @@ TOKENIZERS = {
     "folder256": TokenizerRecipe(
         model=TokenizerConfig(
             image_size=256,
-            patch=16,
+            patch_size=16,
             codebook_size=4096,
-            code_dim=16,
+            codebook_dim=16,
             encoder_dim=768,
             channels=(32, 64, 96, 128, 256),
         ),
@@ -79,7 +79,17 @@ TRANSFORMERS = {
     # maskweave train transformer --data DIR --validation DIR --tokenizer RUN --output MODEL
     "cats64": TransformerRecipe(
         model=TransformerConfig(
-            dim=384, layers=6, heads=6, mlp_dim=768, modern=True, attention_dropout=0.0, patch=4
+            dim=384,
+            depth=6,
+            heads=6,
+            mlp_dim=768,
+            pre_norm=True,
+            rms_norm=True,
+            swiglu=True,
+            rotary=True,
+            qk_norm=True,
+            attention_dropout=0.0,
+            patch_size=4,
         ),
         masking=MaskingConfig(whole=0.2, unmasked_weight=0.1, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
@@ -90,13 +100,13 @@ TRANSFORMERS = {
     "folder128": TransformerRecipe(
         model=TransformerConfig(
             dim=512,
-            layers=12,
+            depth=12,
             heads=8,
             mlp_dim=2048,
             pre_norm=True,
             dropout=0.1,
             attention_dropout=0.0,
-            patch=8,
+            patch_size=8,
         ),
         masking=MaskingConfig(shift=8),
         optimiser=OptimiserConfig(weight_decay=0.05, warmup=1000, ema=0.9998),
@@ -108,13 +118,13 @@ TRANSFORMERS = {
         model=TransformerConfig(
             codebook_size=4096,
             dim=768,
-            layers=16,
+            depth=16,
             heads=12,
             mlp_dim=3072,
             pre_norm=True,
             dropout=0.1,
             attention_dropout=0.0,
-            patch=16,
+            patch_size=16,
         ),
         masking=MaskingConfig(shift=16),
         optimiser=OptimiserConfig(learning_rate=3e-4, weight_decay=0.05, warmup=2000, ema=0.9998),

@@ -1,7 +1,8 @@
 """The bidirectional transformer that predicts masked tokens."""
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +18,11 @@ class TransformerConfig:
 
     codebook_size: int = 1024
     """Number of codes K; the mask token is one more."""
-    length: int = 256
-    """Number of tokens N of an image."""
+    grid: tuple[int, int] = (16, 16)
+    """Rows and columns of the token grid."""
     dim: int = 768
     """Width."""
-    layers: int = 15
+    depth: int = 15
     """Number of blocks."""
     heads: int = 16
     """Attention heads; they share the width evenly."""
@@ -29,10 +30,15 @@ class TransformerConfig:
     """Hidden width of the feed-forward part."""
     pre_norm: bool = False
     """Normalise before each part of a block instead of after its residual sum."""
-    modern: bool = False
-    """The block of later models: pre-norm with RMSNorm (Zhang and Sennrich 2019), SwiGLU (Shazeer
-    2020), 2-D rotary positions (Su et al. 2021) and normalised queries and keys (Dehghani et al.
-    2023, ViT-22B). ``length`` is then a square and a head's width a multiple of 4."""
+    rms_norm: bool = False
+    """Normalise by RMSNorm (Zhang and Sennrich 2019) instead of LayerNorm."""
+    swiglu: bool = False
+    """Gate the feed-forward part (SwiGLU, Shazeer 2020) instead of a GELU."""
+    rotary: bool = False
+    """Turn queries and keys by their 2-D positions (Su et al. 2021), beside the learned ones. A
+    head's width is then a multiple of 4."""
+    qk_norm: bool = False
+    """Normalise queries and keys (Dehghani et al. 2023, ViT-22B)."""
     dropout: float = 0.0
     """Dropout on embeddings and on what each part of a block adds."""
     attention_dropout: float = 0.1
@@ -42,28 +48,31 @@ class TransformerConfig:
     mask_logit: bool = False
     """Score the mask token beside the codes, as the reference experiment does; decoding passes over
     it."""
-    patch: int = 0
+    patch_size: int = 0
     """Side of a token's patch in pixels: the known pixels of each patch are then added to its
     token's embedding, as a patch partly in the hole has no token. 0 sees tokens alone, as in the
     paper."""
+    architecture: Literal["bidirectional_transformer"] = "bidirectional_transformer"
+    """Tells components apart on disk."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        sizes = (self.codebook_size, self.length, self.dim, self.heads, self.mlp_dim)
-        if not (all(1 <= n <= 2**16 for n in sizes) and 0 <= self.layers <= 1000):
+        sizes = (self.codebook_size, *self.grid, self.length, self.dim, self.heads, self.mlp_dim)
+        if not (all(1 <= n <= 2**20 for n in sizes) and 0 <= self.depth <= 1000):
             raise MaskweaveError(f"sizes out of range: {self}")
-        if not 0 <= self.patch <= 256:
-            raise MaskweaveError(f"patch must be from 0 to 256, got {self.patch}")
+        if not 0 <= self.patch_size <= 256:
+            raise MaskweaveError(f"patch_size must be from 0 to 256, got {self.patch_size}")
         if self.dim % self.heads:
             raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
-        if self.modern and (
-            self.dim // self.heads % 4 or math.isqrt(self.length) ** 2 != self.length
-        ):
-            raise MaskweaveError(
-                f"2-D rotary positions need heads of a multiple of 4 and a square of tokens: {self}"
-            )
+        if self.rotary and self.dim // self.heads % 4:
+            raise MaskweaveError(f"2-D rotary positions need heads of a multiple of 4: {self}")
         if not (0 <= self.dropout < 1 and 0 <= self.attention_dropout < 1):
             raise MaskweaveError("dropouts must be in [0, 1)")
+
+    @property
+    def length(self) -> int:
+        """Number of tokens N of an image."""
+        return self.grid[0] * self.grid[1]
 
     @property
     def mask_token(self) -> int:
@@ -74,7 +83,7 @@ class TransformerConfig:
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
 
-    def __init__(self, dim: int, heads: int, dropout: float, modern: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
@@ -82,9 +91,8 @@ class Attention(nn.Module):
         self.key = nn.Linear(dim, dim)  # W^K
         self.value = nn.Linear(dim, dim)  # W^V
         self.output = nn.Linear(dim, dim)  # W^O
-        if modern:
-            self.query_norm = nn.RMSNorm(dim // heads)
-            self.key_norm = nn.RMSNorm(dim // heads)
+        self.query_norm = nn.RMSNorm(dim // heads) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(dim // heads) if qk_norm else nn.Identity()
 
     def forward(
         self,
@@ -96,27 +104,37 @@ class Attention(nn.Module):
             linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
             for linear in (self.query, self.key, self.value)
         )
-        if rotation is not None:
-            precise = rotation.dtype  # autocast leaves RMSNorm and the angles to us
-            query = rotate(self.query_norm(query.to(precise)), rotation).to(value.dtype)
-            key = rotate(self.key_norm(key.to(precise)), rotation).to(value.dtype)
+        with torch.autocast(x.device.type, enabled=False):  # it leaves norms and angles to us
+            query = _turned(self.query_norm, query, rotation).to(value.dtype)
+            key = _turned(self.key_norm, key, rotation).to(value.dtype)
         mixed = F.scaled_dot_product_attention(
             query, key, value, dropout_p=self.dropout if self.training else 0.0
         )
         return self.output(mixed.transpose(1, 2).flatten(2))  # (B, N, dim)
 
 
+def _turned(
+    norm: nn.Module, x: Float[Tensor, "batch heads length width"], rotation: Tensor | None
+) -> Float[Tensor, "batch heads length width"]:
+    """Normalise queries or keys in their norm's precision and turn them in float32."""
+    if isinstance(norm, nn.RMSNorm):
+        x = norm(x.to(norm.weight.dtype))
+    return x if rotation is None else rotate(x.float(), rotation)
+
+
 # Su et al. 2021, section 3.2.2, with half of the pairs for rows and half for columns
-def rotation_2d(side: int, width: int) -> Float[Tensor, "2 length half"]:
+def rotation_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "2 length half"]:
     """Return cosine and sine of the angles by which each pair of a head's numbers is turned.
 
-    ``side`` is that of the token grid; ``width`` is a head's, a multiple of 4.
+    ``grid`` has the rows and columns of tokens; ``width`` is a head's, a multiple of 4.
     """
-    frequencies = 100.0 ** -(torch.arange(width // 4) / (width // 4))  # a grid is short
-    angles = torch.arange(side)[:, None] * frequencies  # (side, d / 4)
-    rows = angles.repeat_interleave(side, dim=0)
-    columns = angles.repeat(side, 1)
-    turned = torch.cat([rows, columns], dim=1)  # (N, d / 2)
+    rows, columns = (torch.arange(side, device="cpu")[:, None] for side in grid)
+    frequencies = 100.0 ** -(
+        torch.arange(width // 4, device="cpu") / (width // 4)
+    )  # grids are short
+    by_row = (rows * frequencies).repeat_interleave(grid[1], dim=0)  # (N, d / 4)
+    by_column = (columns * frequencies).repeat(grid[0], 1)
+    turned = torch.cat([by_row, by_column], dim=1)  # (N, d / 2)
     return torch.stack([turned.cos(), turned.sin()])
 
 
@@ -148,12 +166,12 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.pre_norm = config.pre_norm or config.modern
+        self.pre_norm = config.pre_norm
         self.attention = Attention(
-            config.dim, config.heads, config.attention_dropout, config.modern
+            config.dim, config.heads, config.attention_dropout, config.qk_norm
         )
         self.attention_norm = _norm(config)
-        if config.modern:
+        if config.swiglu:
             self.mlp = SwiGLU(config.dim, config.mlp_dim)
         else:
             self.mlp = nn.Sequential(
@@ -180,19 +198,20 @@ class Block(nn.Module):
 class BidirectionalTransformer(nn.Module):
     """Logits over the codes for the tokens of an image, each seeing all others."""
 
+    rotation: Tensor | None
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.codebook_size + 1, config.dim)
         self.position_embedding = nn.Parameter(torch.empty(config.length, config.dim))
-        if config.patch:
-            self.patch_embedding = nn.Linear(4 * config.patch**2, config.dim)
+        if config.patch_size:
+            self.patch_embedding = nn.Linear(4 * config.patch_size**2, config.dim)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         # Post-norm blocks end in a norm of their own.
-        pre_norm = config.pre_norm or config.modern
-        self.final_norm = _norm(config) if pre_norm else nn.Identity()
+        self.final_norm = _norm(config) if config.pre_norm else nn.Identity()
         self.head = nn.Sequential(
             nn.Linear(config.dim, config.dim), nn.GELU(), nn.LayerNorm(config.dim, eps=1e-12)
         )
@@ -200,6 +219,8 @@ class BidirectionalTransformer(nn.Module):
         if not config.tied_output:
             self.output = nn.Linear(config.dim, scored, bias=False)
         self.bias = nn.Parameter(torch.zeros(config.length, scored))
+        rotation = rotation_2d(config.grid, config.dim // config.heads) if config.rotary else None
+        self.register_buffer("rotation", rotation, persistent=False)
         nn.init.normal_(self.position_embedding, std=0.02)
         self.apply(_initialise)
 
@@ -218,7 +239,7 @@ class BidirectionalTransformer(nn.Module):
         masked : Tensor, optional
             Return logits at these positions only, row by row, and spare the rest of the work.
         known : Tensor, optional
-            From ``holes.known_patches``; read only by a transformer whose config has a ``patch``.
+            From ``holes.known_patches``; read only if the config has a ``patch_size``.
 
         Raises
         ------
@@ -226,21 +247,25 @@ class BidirectionalTransformer(nn.Module):
             If such a transformer is not given the known pixels.
         """
         x = self.token_embedding(tokens) + self.position_embedding
-        if self.config.patch:
+        if self.config.patch_size:
             if known is None:
                 raise MaskweaveError("this transformer needs the known pixels beside the tokens")
             x = x + self.patch_embedding(known)
         x = self.dropout(self.embedding_norm(x))
-        rotation = None
-        if self.config.modern:
-            side, width = math.isqrt(self.config.length), self.config.dim // self.config.heads
-            rotation = rotation_2d(side, width).to(self.position_embedding)
         for block in self.blocks:
-            x = block(x, rotation)
+            x = block(x, self.rotation)
         bias = self.bias
         if masked is not None:
             x, bias = x[masked], bias[masked.nonzero()[:, 1]]
         return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or round the weights, as ``to`` asks; angles are never rounded."""
+        rotation = self.rotation
+        super()._apply(fn, recurse)
+        if rotation is not None:
+            self.rotation = rotation.to(self.position_embedding.device)
+        return self
 
     def _codes(self) -> Float[Tensor, "codes dim"]:
         """Return the rows that the last hidden state is compared with."""
@@ -250,7 +275,7 @@ class BidirectionalTransformer(nn.Module):
 
 
 def _norm(config: TransformerConfig) -> nn.Module:
-    return nn.RMSNorm(config.dim) if config.modern else nn.LayerNorm(config.dim, eps=1e-12)
+    return nn.RMSNorm(config.dim) if config.rms_norm else nn.LayerNorm(config.dim, eps=1e-12)
 
 
 def _initialise(module: nn.Module) -> None:

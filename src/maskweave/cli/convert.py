@@ -29,8 +29,8 @@ A model of the reference experiment (MaskGIT inpainting of cat faces), converted
 | tokenizer | {tokenizer} | {tokenizer_hash} |
 | transformer | {transformer} | {transformer_hash} |
 
-- **Sizes**: {size}x{size} pixels, {grid}x{grid} tokens, {codes} codes; transformer of dim {dim},
-  {layers} layers, {heads} heads.
+- **Sizes**: {size}x{size} pixels, {rows}x{columns} tokens, {codes} codes; transformer of dim {dim},
+  {depth} layers, {heads} heads.
 - **Decode settings**: those of the reference experiment, in `config.json`.
 - **Limits**: the decoder does not see the known pixels, so seams can show at the hole's border.
   The encoder sees beyond a token's patch, so the tokens around a hole are not those of whole
@@ -67,10 +67,11 @@ def reference(
         transformer=transformer.name,
         transformer_hash=sha256(transformer),
         size=first.image_size,
-        grid=first.grid,
+        rows=pipeline.tokenizer.grid[0],
+        columns=pipeline.tokenizer.grid[1],
         codes=first.codebook_size,
         dim=second.dim,
-        layers=second.layers,
+        depth=second.depth,
         heads=heads,
     )
     write_whole(output / "README.md", card.encode())

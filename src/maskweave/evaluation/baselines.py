@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from skimage.restoration import inpaint_biharmonic
 
-from maskweave.checkpoint import Tokenizer
 from maskweave.data.augment import to_unit_range
 from maskweave.images import Hole, Pixels, covered
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
+from maskweave.tokenizer.base import Tokenizer
 
 Fill = Callable[[Sequence[Pixels], Sequence[Hole]], Sequence[Pixels]]
 """Fills images; pixels outside the hole may come back changed, and are then as the method paints
@@ -57,7 +57,7 @@ def reconstruction(tokenizer: Tokenizer) -> Fill:
 
     @torch.inference_mode()
     def fill(images: Sequence[Pixels], holes: Sequence[Hole]) -> Sequence[Pixels]:
-        device = tokenizer.codebook.weight.device
+        device = tokenizer.codes.device
         truth = to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
         hole = torch.from_numpy(np.stack(holes)).to(device)
         painted = tokenizer.decode(tokenizer.encode(truth), truth, hole)

@@ -253,7 +253,7 @@ def _example(benchmark: Benchmark, stem: str) -> tuple[Pixels, Hole]:
 
 
 def _tokens(pipeline: InpaintPipeline, hole: Hole) -> Bool[np.ndarray, "grid grid"]:
-    return _grid(token_mask(torch.from_numpy(hole)[None], pipeline.tokenizer.config.patch))
+    return _grid(token_mask(torch.from_numpy(hole)[None], pipeline.tokenizer.patch_size))
 
 
 def _grid(masked: Bool[torch.Tensor, "1 length"]) -> Bool[np.ndarray, "grid grid"]:

@@ -46,17 +46,17 @@ class Decoder(nn.Module):
         before. Narrow where pixels are many and wide where they are few, for speed on a CPU.
     blocks : int
         Residual blocks at the token grid.
-    code_dim : int
+    codebook_dim : int
         Length of a code.
     """
 
-    def __init__(self, channels: Sequence[int], blocks: int, code_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], blocks: int, codebook_dim: int) -> None:
         super().__init__()
         steps = list(pairwise(channels))
         self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
-        self.embed = nn.Conv2d(code_dim, channels[-1], 1)
+        self.embed = nn.Conv2d(codebook_dim, channels[-1], 1)
         self.middle = nn.Sequential(*(ResidualBlock(channels[-1]) for _ in range(blocks)))
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in reversed(steps)
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
 
     def forward(
         self,
-        codes: Float[Tensor, "batch code_dim rows columns"],
+        codes: Float[Tensor, "batch codebook_dim rows columns"],
         known: Float[Tensor, "batch 3 height width"],
         hole: Bool[Tensor, "batch height width"],
     ) -> Float[Tensor, "batch 3 height width"]:

@@ -27,18 +27,18 @@ class PatchEncoder(nn.Module):
     which training shows, are those that the sampler meets.
     """
 
-    def __init__(self, patch: int, dim: int, blocks: int, code_dim: int) -> None:
+    def __init__(self, patch: int, dim: int, blocks: int, codebook_dim: int) -> None:
         super().__init__()
-        self.patch = patch
+        self.patch_size = patch
         self.embed = nn.Linear(3 * patch * patch, dim)
         self.blocks = nn.Sequential(*(ResidualMLP(dim) for _ in range(blocks)))
         self.norm = nn.LayerNorm(dim)
-        self.output = nn.Linear(dim, code_dim)
+        self.output = nn.Linear(dim, codebook_dim)
 
     def forward(
         self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch length code_dim"]:
+    ) -> Float[Tensor, "batch length codebook_dim"]:
         """Return the latent of every patch, row by row."""
-        patches = F.pixel_unshuffle(images, self.patch)  # (B, 3 p p, h, w)
+        patches = F.pixel_unshuffle(images, self.patch_size)  # (B, 3 p p, h, w)
         x = self.embed(patches.flatten(2).transpose(1, 2))  # (B, h w, dim)
         return self.output(self.norm(self.blocks(x)))

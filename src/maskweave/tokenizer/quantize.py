@@ -12,7 +12,7 @@ class Quantized(NamedTuple):
     """What quantisation returns."""
 
     codes: Tensor
-    """Float, (batch, length, code_dim): the nearest codes; gradients pass straight through."""
+    """Float, (batch, length, codebook_dim): the nearest codes; gradients pass straight through."""
     tokens: Tensor
     """Int, (batch, length): their indices."""
     loss: Tensor
@@ -27,39 +27,40 @@ class Codebook(nn.Module):
 
     usage: Tensor
 
-    def __init__(self, size: int, code_dim: int, commitment: float = 0.25) -> None:
+    def __init__(self, size: int, codebook_dim: int, commitment: float = 0.25) -> None:
         super().__init__()
-        self.weight = nn.Parameter(F.normalize(torch.randn(size, code_dim), dim=-1))
+        self.weight = nn.Parameter(F.normalize(torch.randn(size, codebook_dim), dim=-1))
         self.commitment = commitment
         # Running share of tokens per code, in units of an even share: 1 means used like the others.
         self.register_buffer("usage", torch.ones(size))
 
-    def forward(self, latents: Float[Tensor, "batch length code_dim"]) -> Quantized:
+    def forward(self, latents: Float[Tensor, "batch length codebook_dim"]) -> Quantized:
         """Replace latents by their nearest codes (VQ-VAE, van den Oord et al. 2017, eq. 2, 3)."""
         latents = F.normalize(latents.float(), dim=-1)
         tokens = self.nearest(latents)
-        codes = self.lookup(tokens)
+        codes = self.codes[tokens]
         loss = (codes - latents.detach()).square().sum(-1).mean() + self.commitment * (
             latents - codes.detach()
         ).square().sum(-1).mean()
         return Quantized(latents + (codes - latents).detach(), tokens, loss)
 
     def nearest(
-        self, latents: Float[Tensor, "batch length code_dim"]
+        self, latents: Float[Tensor, "batch length codebook_dim"]
     ) -> Int[Tensor, "batch length"]:
         """Return the index of the code with the largest cosine similarity."""
         return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.weight, dim=-1).T).argmax(
             -1
         )
 
-    def lookup(self, tokens: Int[Tensor, "batch length"]) -> Float[Tensor, "batch length code_dim"]:
-        """Return the unit-length code of every token."""
-        return F.normalize(self.weight, dim=-1)[tokens]
+    @property
+    def codes(self) -> Float[Tensor, "size codebook_dim"]:
+        """The codes, of unit length."""
+        return F.normalize(self.weight, dim=-1)
 
     @torch.no_grad()
     def revive(
         self,
-        latents: Float[Tensor, "batch length code_dim"],
+        latents: Float[Tensor, "batch length codebook_dim"],
         tokens: Int[Tensor, "batch length"],
         generator: torch.Generator,
         decay: float = 0.99,
@@ -94,7 +95,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def revive_all(
-        self, latents: Float[Tensor, "batch length code_dim"], generator: torch.Generator
+        self, latents: Float[Tensor, "batch length codebook_dim"], generator: torch.Generator
     ) -> None:
         """Move all codes onto latents, so that a training begins with every code in use."""
         self._place(torch.ones_like(self.usage, dtype=torch.bool), latents, generator)

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskweave.errors import MaskweaveError
+from maskweave.tokenizer.base import Tokenizer
 
 Layer = Literal["residual", "attention", "down", "up"]
 """Two convolutions around a skip, self-attention over all positions, half or double the size."""
@@ -32,7 +33,7 @@ class ReferenceConfig:
     """Side of the square images, in pixels."""
     codebook_size: int = 1024
     """Number of codes."""
-    code_dim: int = 256
+    codebook_dim: int = 256
     """Length of a code."""
     mean: tuple[float, ...] = (0.4868, 0.4341, 0.3844)
     """Means of the red, green and blue of the images it was trained on, in [0, 1]."""
@@ -43,15 +44,16 @@ class ReferenceConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        if not all(1 <= n <= 2**16 for n in (self.codebook_size, self.code_dim)):
+        if not all(1 <= n <= 2**16 for n in (self.codebook_size, self.codebook_dim)):
             raise MaskweaveError(f"sizes out of range: {self}")
         _check_layers(self.encoder, self.encoder_channels, without="up")
         _check_layers(self.decoder, self.decoder_channels, without="down")
         if self.encoder.count("down") != self.decoder.count("up"):
             raise MaskweaveError("the decoder does not end at the size that the encoder starts at")
-        if not self.patch <= self.image_size <= 2**12 or self.image_size % self.patch:
+        if not self.patch_size <= self.image_size <= 2**12 or self.image_size % self.patch_size:
             raise MaskweaveError(
-                f"image_size {self.image_size} is not a multiple of patch {self.patch} up to 4096"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "
+                "up to 4096"
             )
         colours = (*self.mean, *self.std)
         if not (len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, colours))):
@@ -60,19 +62,9 @@ class ReferenceConfig:
             raise MaskweaveError(f"std must be positive, got {self.std}")
 
     @property
-    def patch(self) -> int:
+    def patch_size(self) -> int:
         """Side of a token in pixels."""
         return 2 ** self.encoder.count("down")
-
-    @property
-    def grid(self) -> int:
-        """Tokens along one side."""
-        return self.image_size // self.patch
-
-    @property
-    def length(self) -> int:
-        """Tokens of one image."""
-        return self.grid**2
 
 
 class Residual(nn.Module):
@@ -168,23 +160,42 @@ class Stack(nn.Module):
         return self.last(self.activation(self.norm(self.layers(self.first(x)))))
 
 
-class ReferenceVQGAN(nn.Module):
+class ReferenceVQGAN(Tokenizer):
     """A convolutional encoder, a codebook, and a decoder that sees nothing but the codes.
 
     Every token sees far beyond its patch, so ``encode`` must be given images whose hole is blank:
     ``InpaintPipeline`` makes it 0, mid-grey, as it is in the reference's test images.
     """
 
+    sees_known = False
+    patch_local = False
+
     def __init__(self, config: ReferenceConfig) -> None:
         super().__init__()
         self.config = config
-        dim = config.code_dim
+        dim = config.codebook_dim
         self.encoder = Stack(3, config.encoder, config.encoder_channels, nn.SiLU(), dim)
         self.to_code = nn.Conv2d(dim, dim, 1)
         self.codebook = nn.Embedding(config.codebook_size, dim)
         self.from_code = nn.Conv2d(dim, dim, 1)
         # The reference's decoder has no activation there.
         self.decoder = Stack(dim, config.decoder, config.decoder_channels, nn.Identity(), 3)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        side = self.config.image_size // self.config.patch_size
+        return side, side
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a token in pixels."""
+        return self.config.patch_size
+
+    @property
+    def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
+        """The vector of every code."""
+        return self.codebook.weight
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
         """Return the tokens of images in [-1, 1], row by row."""
@@ -195,17 +206,15 @@ class ReferenceVQGAN(nn.Module):
         codes = self.codebook.weight
         return (codes.square().sum(1) - 2 * latents @ codes.T).argmin(-1)
 
-    def decode(
+    def paint(
         self,
-        tokens: Int[Tensor, "batch length"],
+        codes: Float[Tensor, "batch length codebook_dim"],
         known: Float[Tensor, "batch 3 height width"] | None = None,
         hole: Bool[Tensor, "batch height width"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Paint the image of these tokens in [-1, 1]; ``known`` and ``hole`` are not looked at."""
-        grid = self.config.grid
-        codes = self.codebook(tokens).transpose(1, 2).unflatten(2, (grid, grid))  # (B, D, h, w)
-        mean, std = self._colours(tokens.device)
-        painted = self.decoder(self.from_code(codes)) * std + mean
+        """Paint images; ``known`` and ``hole`` are not looked at."""
+        mean, std = self._colours(codes.device)
+        painted = self.decoder(self.from_code(self.on_grid(codes))) * std + mean
         return (painted * 2 - 1).clamp(-1, 1)
 
     def _colours(self, device: torch.device) -> Float[Tensor, "2 3 1 1"]:

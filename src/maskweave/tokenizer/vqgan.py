@@ -1,13 +1,14 @@
 """VQGAN (Esser et al. 2021): an image to a grid of tokens, and tokens to an image."""
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from maskweave.errors import MaskweaveError
+from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.decoder import Decoder, identity_block
 from maskweave.tokenizer.encoder import PatchEncoder
 from maskweave.tokenizer.quantize import Codebook
@@ -19,47 +20,41 @@ class TokenizerConfig:
 
     image_size: int = 64
     """Side of the square images, in pixels."""
-    patch: int = 4
+    patch_size: int = 4
     """Side of a token's patch, in pixels: the factor f, a power of two dividing the image size."""
     codebook_size: int = 1024
     """Number of codes."""
-    code_dim: int = 8
+    codebook_dim: int = 8
     """Length of a code."""
     encoder_dim: int = 256
     """Width of the patch encoder."""
     encoder_blocks: int = 3
     """Residual blocks of the patch encoder."""
     channels: tuple[int, ...] = (32, 64, 192)
-    """Decoder widths from pixels down to the token grid: log2(patch) + 1 multiples of 8."""
+    """Decoder widths from pixels down to the token grid: log2(patch_size) + 1 multiples of 8."""
     decoder_blocks: int = 3
     """Residual blocks of the decoder at the token grid."""
+    architecture: Literal["patch_vqgan"] = "patch_vqgan"
+    """Tells components apart on disk."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        sizes = (self.codebook_size, self.code_dim, self.encoder_dim)
+        sizes = (self.codebook_size, self.codebook_dim, self.encoder_dim)
         blocks = (self.encoder_blocks, self.decoder_blocks)
         if not (all(1 <= n <= 2**16 for n in sizes) and all(0 <= n <= 1000 for n in blocks)):
             raise MaskweaveError(f"sizes out of range: {self}")
-        if self.patch != 2 ** (len(self.channels) - 1):
+        if self.patch_size != 2 ** (len(self.channels) - 1):
             raise MaskweaveError(
-                f"patch {self.patch} needs log2(patch) + 1 channel widths, got {self.channels}"
+                f"patch_size {self.patch_size} needs log2(patch_size) + 1 channel widths, "
+                f"got {self.channels}"
             )
-        if not self.patch <= self.image_size <= 2**12 or self.image_size % self.patch:
+        if not self.patch_size <= self.image_size <= 2**12 or self.image_size % self.patch_size:
             raise MaskweaveError(
-                f"image_size {self.image_size} is not a multiple of patch {self.patch} up to 4096"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "
+                "up to 4096"
             )
         if any(width % 8 or not 8 <= width <= 2**12 for width in self.channels):
             raise MaskweaveError(f"channel widths are multiples of 8 to 4096, got {self.channels}")
-
-    @property
-    def grid(self) -> int:
-        """Tokens along one side."""
-        return self.image_size // self.patch
-
-    @property
-    def length(self) -> int:
-        """Tokens of one image."""
-        return self.grid**2
 
 
 class Reconstruction(NamedTuple):
@@ -68,70 +63,61 @@ class Reconstruction(NamedTuple):
     images: Tensor
     """Float, (batch, 3, height, width)."""
     latents: Tensor
-    """Float, (batch, length, code_dim): encoder outputs before quantisation."""
+    """Float, (batch, length, codebook_dim): encoder outputs before quantisation."""
     tokens: Tensor
     """Int, (batch, length)."""
     codebook_loss: Tensor
     """Scalar."""
 
 
-class VQGAN(nn.Module):
+class VQGAN(Tokenizer):
     """A patch encoder, a codebook, and a decoder that also sees the known pixels and the hole."""
+
+    sees_known = True
+    patch_local = True
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = PatchEncoder(
-            config.patch, config.encoder_dim, config.encoder_blocks, config.code_dim
+            config.patch_size, config.encoder_dim, config.encoder_blocks, config.codebook_dim
         )
-        self.codebook = Codebook(config.codebook_size, config.code_dim)
-        self.decoder = Decoder(config.channels, config.decoder_blocks, config.code_dim)
+        self.codebook = Codebook(config.codebook_size, config.codebook_dim)
+        self.decoder = Decoder(config.channels, config.decoder_blocks, config.codebook_dim)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        side = self.config.image_size // self.config.patch_size
+        return side, side
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a token's patch, in pixels."""
+        return self.config.patch_size
+
+    @property
+    def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
+        """The unit-length vector of every code."""
+        return self.codebook.codes
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
         """Return the tokens of images in [-1, 1], row by row."""
         return self.codebook.nearest(self.encoder(images))
 
-    def codes(
-        self, tokens: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch code_dim rows columns"]:
-        """Return the code of each token, at its place, as the decoder takes them."""
-        return self._on_grid(self.codebook.lookup(tokens))
-
-    def decode(
+    def paint(
         self,
-        tokens: Int[Tensor, "batch length"],
+        codes: Float[Tensor, "batch length codebook_dim"],
         known: Float[Tensor, "batch 3 height width"] | None = None,
         hole: Bool[Tensor, "batch height width"] | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Paint the image of these tokens.
-
-        Parameters
-        ----------
-        tokens : Tensor
-            Every token of the image, those under the hole included.
-        known : Tensor, optional
-            Image in [-1, 1]; what lies under the hole is never read.
-        hole : Tensor, optional
-            True in the hole. Without ``known`` and ``hole`` everything is hole: a plain decoder.
-
-        Returns
-        -------
-        Tensor
-            The whole image in [-1, 1]; its known pixels are close to, not equal to, ``known``.
-
-        Raises
-        ------
-        MaskweaveError
-            If only one of ``known`` and ``hole`` is given.
-        """
+        """Paint images that join the known pixels."""
         if (known is None) != (hole is None):
             raise MaskweaveError("known pixels and their hole go together: give both or neither")
-        codes = self.codes(tokens)
         if known is None or hole is None:
-            size = self.config.image_size
-            known = codes.new_zeros(len(tokens), 3, size, size)
-            hole = torch.ones(len(tokens), size, size, dtype=torch.bool, device=tokens.device)
-        return self.decoder(codes, known, hole).clamp(-1, 1)
+            known = codes.new_zeros(len(codes), 3, *self.image_size)
+            hole = torch.ones(len(codes), *self.image_size, dtype=torch.bool, device=codes.device)
+        return self.decoder(self.on_grid(codes), known, hole).clamp(-1, 1)
 
     def forward(
         self,
@@ -141,15 +127,10 @@ class VQGAN(nn.Module):
         """Reconstruct images from their true tokens and what is known outside the hole."""
         latents = self.encoder(images)
         quantized = self.codebook(latents)
-        painted = self.decoder(self._on_grid(quantized.codes), images, hole)
+        painted = self.decoder(self.on_grid(quantized.codes), images, hole)
         return Reconstruction(painted, latents, quantized.tokens, quantized.loss)
 
     def deepen(self, blocks: int) -> None:
         """Add residual blocks to the decoder at the token grid, which at first change nothing."""
         self.config = replace(self.config, decoder_blocks=self.config.decoder_blocks + blocks)
         self.decoder.middle.extend(identity_block(self.config.channels[-1]) for _ in range(blocks))
-
-    def _on_grid(
-        self, codes: Float[Tensor, "batch length code_dim"]
-    ) -> Float[Tensor, "batch code_dim rows columns"]:
-        return codes.transpose(1, 2).unflatten(2, (self.config.grid, self.config.grid))

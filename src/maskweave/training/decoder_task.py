@@ -111,7 +111,7 @@ class DecoderTask:
         filled = filled.to(tokens.device)
         if chosen:
             tokens[filled] = self._fill(images[filled], hole[filled], chosen)
-        codes = self.tokenizer.codes(tokens)
+        codes = self._codes(tokens)
 
         def paint(rows: Tensor) -> tuple[Tensor, float]:
             return self.decoder(codes[rows], images[rows], hole[rows]), 0.0
@@ -119,6 +119,11 @@ class DecoderTask:
         scalars = self.painting.step(images, hole, paint, step)
         self.ema.update_parameters(self.accelerator.unwrap_model(self.decoder))
         return scalars
+
+    def _codes(
+        self, tokens: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch codebook_dim rows columns"]:
+        return self.tokenizer.on_grid(self.tokenizer.codes[tokens])
 
     @torch.no_grad()
     def _fill(
@@ -143,7 +148,7 @@ class DecoderTask:
             if number == len(self.validation_tokens):  # the transformer does not change
                 generators = [torch.Generator().manual_seed(start + i) for i in range(len(images))]
                 self.validation_tokens.append(self._fill(images, hole, generators))
-            codes = self.tokenizer.codes(self.validation_tokens[number])
+            codes = self._codes(self.validation_tokens[number])
             painted = self.ema(codes, images, hole).clamp(-1, 1)
             batches.append((torch.where(hole[:, None], painted, images), images, hole))
         painted, images, hole = batches[0]
@@ -160,8 +165,10 @@ class DecoderTask:
     def flops(self) -> int:
         """Return the operations of one image's passes through the decoder and LPIPS."""
         config, decoder = self.tokenizer.config, deepcopy(self.ema.module)
-        tokens = torch.zeros(1, config.length, dtype=torch.long, device=self.accelerator.device)
-        codes = self.tokenizer.codes(tokens)
+        tokens = torch.zeros(
+            1, self.tokenizer.length, dtype=torch.long, device=self.accelerator.device
+        )
+        codes = self._codes(tokens)
         return self.painting.flops(
             lambda images, hole: decoder(codes, images, hole), config.image_size
         )

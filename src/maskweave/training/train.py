@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maskweave.checkpoint import Tokenizer, load_tokenizer, weights_hash
+from maskweave.checkpoint import load_tokenizer, weights_hash
 from maskweave.data.augment import check_shift, to_unit_range
 from maskweave.data.cache import Images, cached_images, cached_tokens
 from maskweave.data.check import SPLITS
@@ -22,6 +22,7 @@ from maskweave.files import read_json, sha256, user_cache, write_json, write_who
 from maskweave.images import SUFFIXES
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import warn
+from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.loop import RunConfig, accelerator_for, epoch_length, fit, length
@@ -123,8 +124,8 @@ def train_transformer(
     model = replace(
         recipe.model,
         codebook_size=vqgan.config.codebook_size,
-        length=vqgan.config.length,
-        patch=vqgan.config.patch if recipe.model.patch else 0,
+        grid=vqgan.grid,
+        patch_size=vqgan.config.patch_size if recipe.model.patch_size else 0,
     )
     recipe = replace(recipe, model=model)
     weights = sha256(tokenizer / "model.safetensors")
@@ -290,8 +291,8 @@ def _write_card(
         name=output.resolve().name,
         stage=stage,
         size=tokenizer.config.image_size,
-        length=tokenizer.config.length,
-        codes=tokenizer.config.codebook_size,
+        length=tokenizer.length,
+        codes=tokenizer.codebook_size,
         images=len(data.indices),
         validation=len(data.validation),
         steps=steps,

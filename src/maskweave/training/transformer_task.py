@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from maskweave.checkpoint import Tokenizer
 from maskweave.data.augment import check_shift, to_unit_range, view
 from maskweave.data.cache import Images
 from maskweave.data.sampler import Draw
@@ -24,6 +23,7 @@ from maskweave.holes import KINDS, check_kinds, draw_holes, known_patches, token
 from maskweave.maskgit import corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
+from maskweave.tokenizer.base import Tokenizer
 from maskweave.training.loop import RunConfig, Scalars
 from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
 from maskweave.training.sheet import COLUMNS, sheet
@@ -157,7 +157,7 @@ class TransformerTask:
         check_shift(self.masking.shift, tokenizer.config.image_size)
         self.tokenizer = tokenizer.to(accelerator.device).eval().requires_grad_(False)
         transformer = BidirectionalTransformer(model)
-        self.mask_token, self.patch = model.mask_token, tokenizer.config.patch
+        self.mask_token, self.patch_size = model.mask_token, tokenizer.patch_size
         optimiser = adamw(transformer, self.config)
         self.ema = averaged(transformer, self.config.ema).to(accelerator.device)
         if self.run.compile:
@@ -177,10 +177,10 @@ class TransformerTask:
             self.mask_token,
             ratio=(low_high[0], low_high[1]) if low_high else named(self.masking.schedule),
             generators=[torch.Generator().manual_seed(seed) for seed in seeds.tolist()],
-            region=token_mask(hole, self.patch),
+            region=token_mask(hole, self.patch_size),
             independent=self.masking.independent,
         )
-        known = known_patches(images, hole, self.patch)
+        known = known_patches(images, hole, self.patch_size)
         rate = set_learning_rate(self.optimiser, self.config, step, self.steps, self.epoch)
         self.optimiser.zero_grad()
         parts = self._backward(inputs, masked, tokens, known)
@@ -197,7 +197,7 @@ class TransformerTask:
         """Return tokens as decoding meets them: known ones of the holed image, true ones in it."""
         with torch.no_grad():
             seen = self.tokenizer.encode(images.masked_fill(hole[:, None], 0.0))
-        return torch.where(token_mask(hole, self.patch), tokens, seen)
+        return torch.where(token_mask(hole, self.patch_size), tokens, seen)
 
     def _backward(self, inputs: Tensor, masked: Tensor, truth: Tensor, known: Tensor) -> Scalars:
         """Add up the gradients of the loss over the parts of a batch; return what to log.
@@ -253,7 +253,7 @@ class TransformerTask:
             hole = holes[chunk].to(images.device)
             truth = self.tokenizer.encode(images)
             seen = self._seen(images, truth, hole)
-            known = known_patches(images, hole, self.patch)
+            known = known_patches(images, hole, self.patch_size)
             ratios = (*VALIDATION_RATIOS, 1.0) if start == 0 else (1.0,)
             for name, figure in self._figures(model, truth, seen, hole, known, ratios).items():
                 sums[name] = sums.get(name, torch.zeros_like(figure)) + figure
@@ -273,7 +273,7 @@ class TransformerTask:
         ratios: Sequence[float],
     ) -> dict[str, Float[Tensor, "sum_and_number"]]:
         """Return sums over tokens and how many these are, by name."""
-        region = token_mask(hole, self.patch)
+        region = token_mask(hole, self.patch_size)
         figures: dict[str, Tensor] = {}
 
         def add(name: str, values: Tensor) -> None:
@@ -329,5 +329,5 @@ class TransformerTask:
         half = torch.arange(length, device=device)[None] % 2 == 0
         counted = half if self.masking.unmasked_weight == 0 else torch.ones_like(half)
         hole = torch.zeros(1, size, size, dtype=torch.bool, device=device)
-        known = known_patches(torch.zeros(1, 3, size, size, device=device), hole, self.patch)
+        known = known_patches(torch.zeros(1, 3, size, size, device=device), hole, self.patch_size)
         return training_flops(lambda: transformer(tokens, counted, known).sum())

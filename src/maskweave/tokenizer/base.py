@@ -1,0 +1,103 @@
+"""What every tokenizer can do; the rest of the package knows no more of one."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+class Tokenizer(nn.Module, ABC):
+    """Turns images into grids of discrete tokens, and codes back into images.
+
+    Images are float tensors in [-1, 1]; tokens are flattened row by row.
+    """
+
+    config: Any
+    """A frozen dataclass with an ``architecture``, from which ``checkpoint`` makes it again."""
+    sees_known: bool
+    """Whether ``paint`` looks at the known pixels, so that a fill joins them without a seam."""
+    patch_local: bool
+    """Whether a token depends on the pixels of its own patch alone: tokens of whole known patches
+    are then those of the clean image, whatever the hole."""
+
+    @property
+    @abstractmethod
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+
+    @property
+    @abstractmethod
+    def patch_size(self) -> int:
+        """Side of a token's patch, in pixels."""
+
+    @property
+    @abstractmethod
+    def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
+        """The vector of every code, as ``paint`` takes them."""
+
+    @abstractmethod
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
+        """Return the tokens of images."""
+
+    @abstractmethod
+    def paint(
+        self,
+        codes: Float[Tensor, "batch length codebook_dim"],
+        known: Float[Tensor, "batch 3 height width"] | None = None,
+        hole: Bool[Tensor, "batch height width"] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint images.
+
+        Parameters
+        ----------
+        codes : Tensor
+            The vector of every token of the images, those under the hole included. It need not be
+            one of the codebook: a mean over codes is painted too.
+        known : Tensor, optional
+            Images, of which nothing under the hole is read.
+        hole : Tensor, optional
+            True in the hole. Without ``known`` and ``hole`` everything is hole: a plain decoder.
+
+        Returns
+        -------
+        Tensor
+            Whole images; their known pixels are close to, not equal to, ``known``.
+
+        Raises
+        ------
+        MaskweaveError
+            If only one of ``known`` and ``hole`` is given.
+        """
+
+    def decode(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        known: Float[Tensor, "batch 3 height width"] | None = None,
+        hole: Bool[Tensor, "batch height width"] | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint the images of these tokens; the rest is as in ``paint``."""
+        return self.paint(self.codes[tokens], known, hole)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of codes."""
+        return self.config.codebook_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        rows, columns = self.grid
+        return rows * self.patch_size, columns * self.patch_size
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of an image."""
+        rows, columns = self.grid
+        return rows * columns
+
+    def on_grid(
+        self, codes: Float[Tensor, "batch length codebook_dim"]
+    ) -> Float[Tensor, "batch codebook_dim rows columns"]:
+        """Return codes at their places, as convolutions take them."""
+        return codes.transpose(1, 2).unflatten(2, self.grid)
