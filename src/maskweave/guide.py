@@ -1,0 +1,52 @@
+"""The guide where no coarser fill is there: a smooth interpolation of the known pixels."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+# Gortler et al. 1996, "The Lumigraph": pull and push, with a box filter on the way down. Weights
+# saturate as there: a coarse pixel is known as soon as one of its four finer ones is.
+def push_pull(
+    known: Float[Tensor, "batch 3 height width"], hole: Bool[Tensor, "batch height width"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Fill holes smoothly from the known pixels around them.
+
+    The image is shrunk by halves down to one pixel, each coarse pixel the mean of what is known of
+    its four finer ones (pull); on the way back holes take the colours of the level below (push).
+    The result is smooth between known pixels and constant beyond them.
+
+    Parameters
+    ----------
+    known : Tensor
+        Images of any size, even or odd. What lies under the hole is never read.
+    hole : Tensor
+        True in the hole.
+
+    Returns
+    -------
+    Tensor
+        The known pixels as they were and the holes filled within their range; 0 where an image is
+        all hole.
+    """
+    blank = known.masked_fill(hole[:, None], 0.0)
+    return _filled(blank, (~hole)[:, None].to(known.dtype))
+
+
+def _filled(
+    colour: Float[Tensor, "batch 3 height width"], keep: Float[Tensor, "batch 1 height width"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Fill one level of the pyramid; ``colour`` is 0 wherever ``keep``, 0 or 1, is 0."""
+    height, width = keep.shape[2:]
+    if height == width == 1:
+        return colour
+    both = F.pad(torch.cat([colour, keep], dim=1), (0, width % 2, 0, height % 2))
+    total, share = F.avg_pool2d(both, 2).split([3, 1], dim=1)
+    coarse_keep = (share > 0).to(keep.dtype)
+    coarse = _filled(total / share.clamp(min=0.25), coarse_keep)
+    # Once around each filled pixel: the boxes would show in the fill, and ramps as stairs.
+    even = F.avg_pool2d(coarse, 3, stride=1, padding=1, count_include_pad=False)
+    coarse = torch.where(coarse_keep > 0, coarse, even)
+    fine = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
+    return torch.where(keep > 0, colour, fine[:, :, :height, :width])

@@ -1,0 +1,98 @@
+"""The guide of the first level: an interpolation of the known pixels and nothing else."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskweave.guide import push_pull
+from maskweave.holes import KINDS, draw_hole
+
+SIZES = st.tuples(st.integers(1, 70), st.integers(1, 70))
+
+
+def random_hole(height: int, width: int, share: float, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(1, height, width, generator=generator) < share
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.floats(0, 1), st.integers(0, 2**32))
+def test_known_pixels_stay_and_fills_lie_within_their_range(
+    size: tuple[int, int], share: float, seed: int
+) -> None:
+    hole = random_hole(*size, share, seed)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    filled = push_pull(image, hole)
+    outside = ~hole[:, None].expand_as(image)
+    assert torch.equal(filled[outside], image[outside])
+    for colour, result in zip(image[0], filled[0], strict=True):
+        found = colour[~hole[0]] if not hole.all() else torch.zeros(1)
+        assert found.min() - 1e-6 <= result.min()
+        assert result.max() <= found.max() + 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.floats(0, 1), st.integers(0, 2**32), st.floats(-1, 1))
+def test_a_constant_stays_constant(
+    size: tuple[int, int], share: float, seed: int, value: float
+) -> None:
+    hole = random_hole(*size, share, seed)
+    image = torch.full((1, 3, *size), value)
+    expected = torch.zeros_like(image) if hole.all() else image
+    torch.testing.assert_close(push_pull(image, hole), expected, atol=1e-6, rtol=0)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SIZES, st.integers(0, 2**32))
+def test_nothing_is_read_under_the_hole_nor_in_other_images(
+    size: tuple[int, int], seed: int
+) -> None:
+    hole = torch.cat([random_hole(*size, 0.5, seed), random_hole(*size, 0.9, seed + 1)])
+    image = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    other = image.masked_fill(hole[:, None], torch.nan)
+    filled = push_pull(image, hole)
+    assert torch.equal(push_pull(other, hole), filled)
+    for i in range(2):
+        torch.testing.assert_close(push_pull(image[i : i + 1], hole[i : i + 1])[0], filled[i])
+
+
+def test_an_image_without_known_pixels_is_zero_and_one_known_pixel_fills_it() -> None:
+    image, hole = torch.rand(1, 3, 37, 50), torch.ones(1, 37, 50, dtype=torch.bool)
+    assert not push_pull(image, hole).any()
+    hole[0, 20, 3] = False
+    expected = image[:, :, 20, 3, None, None].expand_as(image)
+    torch.testing.assert_close(push_pull(image, hole), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])  # beyond the border of a half there is nothing
+def test_ramps_come_out_nearly_as_ramps(kind: str) -> None:
+    rows, columns = torch.linspace(-1, 1, 128)[:, None], torch.linspace(-1, 1, 128)
+    ramps = torch.stack([rows.expand(128, 128), columns.expand(128, 128), (rows + columns) / 2])
+    rng = np.random.default_rng(0)
+    holes = torch.from_numpy(np.stack([draw_hole(kind, 128, 128, rng) for _ in range(16)]))
+    holes[:, [0, -1]] = holes[:, :, [0, -1]] = False  # else there is nothing to see across it
+    filled = push_pull(ramps.expand(16, 3, 128, 128), holes)
+    error = (filled - ramps).abs().mean(1)[holes].mean()
+    blank = ramps.abs().mean(0).expand(16, 128, 128)[holes].mean()
+    assert error < 0.04
+    assert error < blank / 8
+
+
+def test_an_image_takes_a_millisecond_or_so() -> None:
+    image = torch.rand(16, 3, 128, 128)
+    hole = torch.rand(16, 128, 128) < 0.5
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = []
+        for _ in range(8):
+            start = time.perf_counter()
+            push_pull(image, hole)
+            times.append(time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    assert min(times) / 16 < 4e-3
