@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typer.testing import CliRunner, Result
 import maskweave.convert
 from maskweave.checkpoint import load_tokenizer
 from maskweave.cli.main import app
-from maskweave.convert import convert, to_tokenizer, to_transformer
+from maskweave.convert import convert, masked_accuracy, to_tokenizer, to_transformer
 from maskweave.errors import MaskweaveError
 from maskweave.images import read_image
 from maskweave.maskgit import DecodeSettings
@@ -231,15 +232,77 @@ def test_matrices_of_the_attention_are_known_by_their_usual_names(names: tuple[s
     assert same(to_transformer(state, HEADS), expected)
 
 
+def fuse(state: State, name: str, layout: str) -> State:
+    """Return the state with one matrix in each attention, whose output is called ``out_proj``."""
+    state = {key.replace(".out_linear.", ".out_proj."): value for key, value in state.items()}
+    for i in range(2):
+        for leaf in ("weight", "bias"):
+            parts = [state.pop(f"blocks.{i}.Attention.{part}.{leaf}") for part in SEPARATE[:3]]
+            if layout == "heads":  # a head's query, key and value come one after the other
+                heads = [third.chunk(HEADS) for third in parts]
+                parts = [third[head] for head in range(HEADS) for third in heads]
+            state[f"blocks.{i}.Attention.{name}.{leaf}"] = torch.cat(parts)
+    return state
+
+
 @pytest.mark.parametrize("fused", ["qkv", "qkv_proj", "to_qkv", "Wqkv"])
 def test_fused_matrices_are_queries_keys_and_values_one_below_the_other(fused: str) -> None:
     state = small_transformer()
     expected = to_transformer(state, HEADS)
-    for i in range(2):
-        for leaf in ("weight", "bias"):
-            parts = [state.pop(f"blocks.{i}.Attention.{name}.{leaf}") for name in SEPARATE[:3]]
-            state[f"blocks.{i}.Attention.{fused}.{leaf}"] = torch.cat(parts)
-    assert same(to_transformer(state, HEADS), expected)
+    assert same(to_transformer(fuse(state, fused, "roles"), HEADS), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["qkv", "qkv_layer"])
+def test_fused_matrices_of_both_layouts_give_the_same_output(name: str) -> None:
+    state, tokens = small_transformer(), torch.arange(16)[None]
+    expected = to_transformer(state, HEADS)(tokens)
+    for told in ("roles", "heads"):
+        for true in ("roles", "heads"):
+            found = to_transformer(fuse(state, name, true), HEADS, told)(tokens)
+            assert torch.equal(found, expected) == (told == true)
+
+
+def test_the_layout_of_a_name_that_leaves_it_open_must_be_said(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    expected, _ = convert(*files, HEADS)
+    torch.save(fuse(small_transformer(), "qkv_layer", "heads"), files[1])
+    output = tmp_path / "model"
+    command = ["convert", "reference", "--tokenizer", files[0], "--transformer", files[1]]
+    command += ["--output", output, "--heads", HEADS]
+    result = run(*command)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    for said in (f"error: {files[1]}: ", "qkv_layer", "--qkv-layout roles", "--qkv-layout heads"):
+        assert said in result.stderr
+    assert not output.exists()
+    assert run(*command, "--qkv-layout", "heads").exit_code == 0
+    assert same(InpaintPipeline.from_pretrained(output).transformer, expected.transformer)
+    assert run(*command, "--qkv-layout", "columns", "--overwrite").exit_code == 2
+
+
+def test_a_fused_matrix_that_heads_do_not_divide_is_refused_by_name() -> None:
+    state = fuse(small_transformer(), "qkv", "roles")
+    for layout in ("roles", "heads"):
+        with pytest.raises(MaskweaveError, match=r"qkv\.weight of 48 rows is not of 3 x 5 heads"):
+            to_transformer(state, 5, layout)
+
+
+def test_the_masked_accuracy_counts_the_tokens_that_are_predicted(
+    files: tuple[Path, Path],
+) -> None:
+    pipeline, _ = convert(*files, HEADS)
+    image = torch.rand(3, 16, 16) * 2 - 1
+    [tokens] = pipeline.tokenizer.encode(image[None])
+    accuracy = masked_accuracy(pipeline, image)
+    assert masked_accuracy(pipeline, image) == accuracy
+    # Biases beyond all else predict what they are of.
+    for wrong, expected in ((0, 1.0), (1, 0.0)):
+        bias = torch.zeros_like(pipeline.transformer.bias)
+        bias[torch.arange(16), (tokens + wrong) % 16] = 1e6
+        pipeline.transformer.bias.data = bias
+        assert masked_accuracy(pipeline, image) == expected
 
 
 def test_attention_without_biases_has_biases_of_zero() -> None:
@@ -431,7 +494,9 @@ def test_the_command_makes_a_model_that_inpaint_takes(
     result = run(*command)
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{output}\n"
-    assert result.stderr == f"note: {files[1]}: left out 1 weights of the vqgan\n"
+    note, check = result.stderr.splitlines()
+    assert note == f"note: {files[1]}: left out 1 weights of the vqgan"
+    assert re.match(r"check: predicts \d+\.\d% of .*; chance is 6\.2% \(one of 16 codes\)", check)
     written = {file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file()}
     assert written == {"README.md", "config.json"} | {
         f"{part}/{name}"

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from maskweave.errors import MaskweaveError
-from maskweave.maskgit import DecodeSettings
+from maskweave.maskgit import DecodeSettings, corrupt
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.reference import Layer, ReferenceConfig, ReferenceVQGAN
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
@@ -27,6 +28,7 @@ DECODING = DecodeSettings(
 """How the reference experiment decodes."""
 
 State = dict[str, Tensor]
+QkvLayout = Literal["roles", "heads"]
 
 # Under these names training scripts keep the state dict beside optimiser and epoch.
 NESTS = ("model", "state_dict", "model_state_dict", "model_state")
@@ -65,10 +67,12 @@ ROLE = re.compile(
     re.IGNORECASE,
 )
 OUTPUT = re.compile(r"(?:linear_|fc_)?(?:proj|projection|linear|fc)", re.IGNORECASE)
+AMBIGUOUS = "qkv_layer"
+"""A fused matrix of this name is laid out either way, by student; of any other, by roles."""
 
 
 def convert(
-    tokenizer: Path, transformer: Path, heads: int = 16
+    tokenizer: Path, transformer: Path, heads: int = 16, qkv_layout: QkvLayout | None = None
 ) -> tuple[InpaintPipeline, list[str]]:
     """Make a model of two files that ``torch.save`` wrote.
 
@@ -79,6 +83,10 @@ def convert(
         model, whose names start with ``vqgan.`` and ``transformer.``.
     heads : int
         Attention heads of the transformer, which no shape tells.
+    qkv_layout : {"roles", "heads"}, optional
+        What the rows of a fused matrix of queries, keys and values are: (3, heads, width of a head)
+        or (heads, 3, width of a head). Without it ``roles``, unless the matrix's name leaves it
+        open.
 
     Returns
     -------
@@ -91,15 +99,30 @@ def convert(
     ------
     MaskweaveError
         If a file is missing, too large or broken, if its state dict holds anything but finite
-        tensors, or if weights are missing, left over or of other shapes than the rest implies.
-        Objects are never unpickled.
+        tensors, if weights are missing, left over or of other shapes than the rest implies, or if
+        ``qkv_layout`` must be said. Objects are never unpickled.
     """
     notes: list[str] = []
     with _about(transformer):
-        second = to_transformer(_read(transformer, "transformer", notes), heads)
+        second = to_transformer(_read(transformer, "transformer", notes), heads, qkv_layout)
     with _about(tokenizer):
         first = to_tokenizer(_read(tokenizer, "vqgan", notes), second.config.length)
     return InpaintPipeline(first, second, DECODING), notes
+
+
+@torch.no_grad()
+def masked_accuracy(pipeline: InpaintPipeline, image: Float[Tensor, "3 height width"]) -> float:
+    """Return the share of an image's tokens that the transformer predicts where they are masked.
+
+    A random half of the tokens is masked, the same one in every call, and all are predicted at
+    once. The image is in [-1, 1] and of the model's size; the transformer sees tokens alone.
+    """
+    tokens = pipeline.tokenizer.encode(image[None])
+    mask_token = pipeline.transformer.config.mask_token
+    generator = torch.Generator().manual_seed(0)
+    given = corrupt(tokens, mask_token, ratio=(0.5, 0.5), generators=[generator])
+    logits = pipeline.transformer(given.tokens, given.masked)[:, :mask_token]
+    return (logits.argmax(-1) == tokens[given.masked]).float().mean().item()
 
 
 def to_tokenizer(weights: State, length: int) -> ReferenceVQGAN:
@@ -147,11 +170,13 @@ def to_tokenizer(weights: State, length: int) -> ReferenceVQGAN:
     return module.eval()
 
 
-def to_transformer(weights: State, heads: int) -> BidirectionalTransformer:
+def to_transformer(
+    weights: State, heads: int, qkv_layout: QkvLayout | None = None
+) -> BidirectionalTransformer:
     """Make a transformer of the reference's weights.
 
-    Queries, keys and values may be matrices of their own, under any of the usual names, or one:
-    (3, heads, width of a head) along its rows. Without biases of the attention these are zero.
+    Queries, keys and values may be matrices of their own, under any of the usual names, or one.
+    Without biases of the attention these are zero.
 
     Parameters
     ----------
@@ -159,13 +184,16 @@ def to_transformer(weights: State, heads: int) -> BidirectionalTransformer:
         In float32 and named as in the reference; each must be of use.
     heads : int
         Attention heads.
+    qkv_layout : {"roles", "heads"}, optional
+        As for ``convert``.
 
     Raises
     ------
     MaskweaveError
-        If weights are missing, left over or of other shapes than the rest implies.
+        If weights are missing, left over or of other shapes than the rest implies, or if
+        ``qkv_layout`` must be said.
     """
-    weights = _uniform_attention(weights)
+    weights = _uniform_attention(weights, heads, qkv_layout)
     layers = 0
     while f"blocks.{layers}.LayerNorm1.weight" in weights:
         layers += 1
@@ -313,7 +341,7 @@ def _shape(weights: State, name: str, axes: int) -> tuple[int, ...]:
     return tuple(weights[name].shape)
 
 
-def _uniform_attention(weights: State) -> State:
+def _uniform_attention(weights: State, heads: int, qkv_layout: QkvLayout | None) -> State:
     """Call the matrices of every attention query, key, value and output; split fused ones."""
     result: State = {}
     for name, value in weights.items():
@@ -323,7 +351,13 @@ def _uniform_attention(weights: State) -> State:
             role = ROLE.fullmatch(matrix)
             letter = role["role"][0].lower() if role else "o"
             if role and role["role"].lower() == "qkv":
-                thirds = zip("qkv", value.chunk(3), strict=False)
+                if matrix == AMBIGUOUS and qkv_layout is None:
+                    raise MaskweaveError(
+                        f"{name} does not tell how its rows are laid out: say --qkv-layout roles "
+                        "(3, heads, width: all queries, all keys, all values) or "
+                        "--qkv-layout heads (heads, 3, width: head by head)"
+                    )
+                thirds = zip("qkv", _thirds(name, value, heads, qkv_layout), strict=True)
                 renamed = {f"{start}{ROLES[letter]}.{leaf}": third for letter, third in thirds}
             elif role or OUTPUT.fullmatch(matrix):
                 renamed = {f"{start}{ROLES[letter]}.{leaf}": value}
@@ -331,6 +365,15 @@ def _uniform_attention(weights: State) -> State:
             raise MaskweaveError(f"holds {min(twice)} twice, once as {name}")
         result |= renamed
     return result
+
+
+def _thirds(name: str, fused: Tensor, heads: int, layout: QkvLayout | None) -> list[Tensor]:
+    """Return queries, keys and values of a fused matrix or bias, each head by head."""
+    if len(fused) % (3 * heads):
+        raise MaskweaveError(f"{name} of {len(fused)} rows is not of 3 x {heads} heads")
+    if layout == "heads":
+        return [third.flatten(0, 1) for third in fused.unflatten(0, (heads, 3, -1)).unbind(1)]
+    return list(fused.chunk(3))
 
 
 def _fill(module: nn.Module, weights: State, names: dict[str, str]) -> None:
