@@ -1,22 +1,32 @@
 """Holes in pixels, drawn as inpainting papers draw them, and what they hide of the token grid."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from maskweave.drawing import (
+    Boxes,
+    Strokes,
+    draw_blob,
+    draw_boxes,
+    draw_half,
+    draw_random_walk,
+    draw_scratches,
+    draw_strokes,
+    draw_text,
+)
 from maskweave.errors import MaskweaveError
 
 KINDS = ("random-walk", "thin", "medium", "thick", "box", "half")
+"""Kinds that models of whole objects are trained for."""
 
-LAMA_SIZE = 256
-"""The image size for which LaMa states its lengths, in pixels."""
+PHOTO_KINDS = (*KINDS, "scratch", "text", "blob")
+"""All kinds: those as well that people want removed from photos."""
 
 SUSPICIOUS_SHARE = 0.6
 """Above this share of hole a mask is likely to be meant the other way round."""
@@ -29,41 +39,49 @@ LARGEST_SHARE = 0.5
 """LaMa draws a hole again when it covers more of the image than this."""
 
 
-@dataclass(frozen=True)
-class Strokes:
-    """LaMa's free-form strokes (Suvorov et al. 2022, configs/data_gen/random_*_256.yaml)."""
+# Suvorov et al. 2022, configs/data_gen/random_{thin,medium,thick}_256.yaml: what evaluation draws.
+THIN = Strokes(fewest=4, most=51, width=10, length=40)
+MEDIUM = Strokes(fewest=4, most=6, width=50, length=100)
+THICK = Strokes(fewest=1, most=6, width=100, length=200)
+MEDIUM_BOXES = Boxes(most=5, smallest=10, largest=50, margin=0)
+THICK_BOXES = Boxes(most=3, smallest=30, largest=150, margin=10)
 
-    fewest: int
-    """Smallest number of strokes."""
-    most: int
-    """Largest number of strokes."""
-    width: int
-    """Bound of the brush width, in pixels of a 256-pixel image."""
-    length: int
-    """Bound of one segment's length, in pixels of a 256-pixel image."""
+BOX_SHARE = 0.3 / 1.3
+"""Share of boxes among the medium and the thick holes that are drawn, large ones included: LaMa
+weighs strokes with 1 and boxes with 0.3."""
 
+BOX = Boxes(most=3, smallest=30, largest=149, margin=10)
+"""A pixel less than LaMa's, as ever, so that a seed keeps its mask."""
 
-THIN = Strokes(fewest=4, most=50, width=10, length=40)
-MEDIUM = Strokes(fewest=4, most=5, width=50, length=100)
-THICK = Strokes(fewest=1, most=5, width=100, length=200)
+SCRATCHES = (1, 6)
+"""Least and largest width of a scratch in training, in pixels."""
 
 
 def draw_hole(
-    kind: str, height: int, width: int, rng: np.random.Generator
+    kind: str,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    scratches: tuple[int, int] = SCRATCHES,
 ) -> Bool[np.ndarray, "height width"]:
     """Draw one hole.
 
     Parameters
     ----------
     kind : str
-        One of ``KINDS``. ``random-walk`` covers 10 to 30 % of the image as in the reference
-        experiment; ``thin``, ``medium``, ``thick`` and ``box`` follow LaMa, scaled from 256 pixels
-        to the shorter side and covering at most half of the image; ``half`` is the left, right,
-        upper or lower half.
+        One of ``PHOTO_KINDS``. ``random-walk`` covers 10 to 30 % of the image as in the reference
+        experiment; ``thin``, ``medium`` and ``thick`` are LaMa's mixtures of strokes and boxes
+        (Suvorov et al. 2022, section 2.3) and ``box`` is the boxes among the thick, all scaled from
+        256 pixels to the shorter side and covering at most half of the image; ``half`` is the left,
+        right, upper or lower half; ``scratch`` is bent lines from border to border and ``text`` is
+        words and dates, both of a width in pixels that the size of the image does not change;
+        ``blob`` covers 5 to 30 % of the image with the outline of an object.
     height, width : int
         Size in pixels, at least 8, neither more than ``LONGEST`` times the other.
     rng : numpy.random.Generator
         Source of randomness: the same state gives the same hole.
+    scratches : tuple of int
+        Least and largest width of scratches, in pixels, at least 1.
 
     Returns
     -------
@@ -83,25 +101,35 @@ def draw_hole(
         )
     match kind:
         case "random-walk":
-            return _random_walk(height, width, rng)
+            draw = draw_random_walk
         case "thin":
-            return _redraw_large(lambda: _strokes(THIN, height, width, rng))
+            draw = partial(draw_strokes, THIN)
         case "medium":
-            return _redraw_large(lambda: _strokes(MEDIUM, height, width, rng))
+            draw = partial(_draw_mixed, MEDIUM, MEDIUM_BOXES)
         case "thick":
-            return _redraw_large(lambda: _strokes(THICK, height, width, rng))
+            draw = partial(_draw_mixed, THICK, THICK_BOXES)
         case "box":
-            return _redraw_large(lambda: _boxes(height, width, rng))
+            draw = partial(draw_boxes, BOX)
+        case "half":
+            return draw_half(height, width, rng)  # of an odd width, which may be more than half
+        case "scratch":
+            draw = partial(draw_scratches, scratches)
+        case "text":
+            draw = draw_text
         case _:
-            return _half(height, width, rng)
+            draw = draw_blob
+    while True:
+        hole = draw(height, width, rng)
+        if 0 < np.count_nonzero(hole) <= LARGEST_SHARE * hole.size:
+            return hole
 
 
 def check_kinds(kinds: Sequence[str]) -> None:
     """Raise MaskweaveError unless there is at least one kind of hole and all are known."""
-    unknown = set(kinds) - set(KINDS)
+    unknown = set(kinds) - set(PHOTO_KINDS)
     if unknown or not kinds:
         names = ", ".join(map(repr, sorted(unknown))) or "none"
-        raise MaskweaveError(f"unknown kind of hole {names}; known are {', '.join(KINDS)}")
+        raise MaskweaveError(f"unknown kind of hole {names}; known are {', '.join(PHOTO_KINDS)}")
 
 
 def draw_holes(
@@ -155,74 +183,10 @@ def known_patches(
     return F.pixel_unshuffle(seen, patch).flatten(2).transpose(1, 2)  # (B, h w, 4 p p)
 
 
-def _random_walk(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Walk in unit steps, reflected at the border, until 10 to 30 % of 64x64 cells are covered."""
-    cell = max(1, round(min(height, width) / 64))
-    rows, columns = math.ceil(height / cell), math.ceil(width / cell)
-    target = max(1, round(rng.uniform(0.1, 0.3) * rows * columns))
-    position = np.array([rng.integers(rows), rng.integers(columns)])
-    visited = np.zeros(rows * columns, dtype=bool)
-    steps = np.array([[0, 1], [0, -1], [1, 0], [-1, 0]])
-    while (missing := target - visited.sum()) > 0:
-        stretch = position + np.cumsum(steps[rng.integers(4, size=256)], axis=0)
-        row, column = _reflect(stretch[:, 0], rows), _reflect(stretch[:, 1], columns)
-        cells, first_visit = np.unique(row * columns + column, return_index=True)
-        fresh = cells[np.argsort(first_visit)]  # in the order of the walk
-        visited[fresh[~visited[fresh]][:missing]] = True
-        position = np.array([row[-1], column[-1]])
-    hole = visited.reshape(rows, columns)
-    return hole.repeat(cell, axis=0).repeat(cell, axis=1)[:height, :width]
-
-
-def _reflect(position: np.ndarray, size: int) -> np.ndarray:
-    folded = position % (2 * size)
-    return np.where(folded < size, folded, 2 * size - 1 - folded)
-
-
-def _strokes(kind: Strokes, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw LaMa's ``make_random_irregular_mask``: polylines of up to five segments."""
-    scale = min(height, width) / LAMA_SIZE
-    canvas = np.zeros((height, width), dtype=np.uint8)
-    for stroke in range(rng.integers(kind.fewest, kind.most + 1)):
-        x, y = rng.integers(width), rng.integers(height)
-        for _ in range(1 + rng.integers(5)):
-            angle = 0.01 + rng.integers(4)
-            if stroke % 2 == 0:
-                angle = 2 * math.pi - angle
-            length = scale * (10 + rng.integers(kind.length))
-            brush = max(1, round(scale * (5 + rng.integers(kind.width))))
-            end_x = int(np.clip(x + length * math.sin(angle), 0, width))
-            end_y = int(np.clip(y + length * math.cos(angle), 0, height))
-            cv2.line(canvas, (int(x), int(y)), (end_x, end_y), 1, brush)
-            x, y = end_x, end_y
-    return canvas.astype(bool)
-
-
-def _boxes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw one to three rectangles with sides of 30 to 150 pixels of a 256-pixel image."""
-    scale = min(height, width) / LAMA_SIZE
-    margin = int(10 * scale)
-    hole = np.zeros((height, width), dtype=bool)
-    for _ in range(rng.integers(1, 4)):
-        h, w = (max(1, round(scale * side)) for side in rng.integers(30, 150, size=2))
-        top = rng.integers(margin, height - margin - h + 1)
-        left = rng.integers(margin, width - margin - w + 1)
-        hole[top : top + h, left : left + w] = True
-    return hole
-
-
-def _half(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    hole = np.zeros((height, width), dtype=bool)
-    side = rng.integers(4)
-    if side < 2:
-        hole[:, : width // 2] = True
-    else:
-        hole[: height // 2] = True
-    return hole if side % 2 == 0 else ~hole
-
-
-def _redraw_large(draw: Callable[[], np.ndarray]) -> np.ndarray:
-    while True:
-        hole = draw()
-        if 0 < hole.mean() <= LARGEST_SHARE:
-            return hole
+def _draw_mixed(
+    strokes: Strokes, boxes: Boxes, height: int, width: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw strokes or, less often, boxes (LaMa's ``MixedMaskGenerator``)."""
+    if rng.random() < BOX_SHARE:
+        return draw_boxes(boxes, height, width, rng)
+    return draw_strokes(strokes, height, width, rng)

@@ -9,7 +9,10 @@ import typer
 from maskweave.cli.options import Overwrite, Seed
 from maskweave.errors import MaskweaveError
 
-KINDS = "random-walk, thin, medium, thick, box or half"
+KINDS = "random-walk, thin, medium, thick, box, half, scratch, text or blob"
+
+SCRATCHES = (2, 4)
+"""Least and largest width of a scratch, in pixels."""
 
 
 def holes(
@@ -35,6 +38,6 @@ def holes(
     files = [output / f"{kind}_{index:04d}.png" for index in range(number)]
     refuse_existing(files, overwrite)
     for index, file in enumerate(files):
-        hole = draw_hole(kind, height, width, np.random.default_rng((seed, index)))
+        hole = draw_hole(kind, height, width, np.random.default_rng((seed, index)), SCRATCHES)
         write_image(hole * np.uint8(255), file)
     typer.echo(f"{number} masks in {output}")
