@@ -1,5 +1,6 @@
 """Crops: every hole pixel belongs to exactly one; known pixels alone decide the small picture."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -61,12 +62,25 @@ def test_distant_holes_get_crops_of_their_own_and_near_ones_share() -> None:
     assert crops[0].part.sum() == 400 + 15
 
 
+@pytest.mark.parametrize("size", [(64, 2000), (2000, 64), (70, 900)])
+def test_no_crop_is_squashed_beyond_two_to_one(size: tuple[int, int]) -> None:
+    hole = np.zeros(size, dtype=bool)
+    cv2.line(hole.view(np.uint8), (3, 3), (size[1] - 4, size[0] - 4), 1, 3)
+    crops = plan_crops(hole, 64)
+    count = np.zeros(size, dtype=int)
+    for crop in crops:
+        height, width = crop.part.shape
+        assert max(height, width) <= 2 * min(height, width)
+        crop.window(count)[crop.part] += 1
+    assert np.array_equal(count, hole.astype(int))
+
+
 def test_shrinking_averages_known_pixels_alone() -> None:
     pixels = np.full((32, 32, 3), 200, dtype=np.uint8)
     hole = np.zeros((32, 32), dtype=bool)
     hole[8:20, 8:20] = True
     pixels[hole] = 0
-    known, small = shrink(pixels, hole, 8)
+    known, small = shrink(pixels, hole, (8, 8))
     assert small[2:5, 2:5].all()
     assert not small[0].any()
     torch.testing.assert_close(known[:, ~small], torch.full_like(known[:, ~small], 200 / 127.5 - 1))
@@ -78,14 +92,16 @@ def test_law_2_shrinking_never_reads_the_hole(rng: np.random.Generator) -> None:
         hole = draw_hole("random-walk", size, size, rng)
         pixels = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
         other = np.where(hole[:, :, None], 255 - pixels, pixels)
-        for one, two in zip(shrink(pixels, hole, 16), shrink(other, hole, 16), strict=True):
+        for one, two in zip(
+            shrink(pixels, hole, (16, 16)), shrink(other, hole, (16, 16)), strict=True
+        ):
             assert torch.equal(one, two)
 
 
 def test_at_the_models_size_nothing_is_resampled(rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     hole = np.zeros((16, 16), dtype=bool)
-    known, _ = shrink(pixels, hole, 16)
+    known, _ = shrink(pixels, hole, (16, 16))
     assert np.array_equal(enlarge(known, pixels, hole), pixels)
 
 
@@ -111,7 +127,7 @@ def test_feathering_leaves_no_seam_where_the_surroundings_vary() -> None:
 
 
 def test_a_token_grid_is_enlarged_to_the_pixels_it_covers() -> None:
-    masked = torch.tensor([True, False, False, True])
+    masked = torch.tensor([[True, False], [False, True]])
     part = np.ones((4, 6), dtype=bool)
     part[0, 0] = False
     enlarged = enlarge_mask(masked, part)

@@ -1,5 +1,6 @@
 """What ``import maskweave`` offers, and what it does not cost."""
 
+import inspect
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import maskweave
 
 
 def test_the_exported_names() -> None:
-    assert sorted(maskweave.__all__) == ["InpaintPipeline"]
+    assert sorted(maskweave.__all__) == ["DecodeSettings", "InpaintPipeline", "seeded"]
     for name in maskweave.__all__:
         assert getattr(maskweave, name).__name__ == name
 
@@ -28,3 +29,14 @@ def test_the_version_is_one_of_semantic_versioning() -> None:
     numbers = maskweave.__version__.split(".")
     assert len(numbers) == 3
     assert all(number.isdigit() for number in numbers[:2])
+
+
+def test_the_signature_of_the_call_is_that_of_diffusers_pipelines() -> None:
+    parameters = inspect.signature(maskweave.InpaintPipeline.__call__).parameters
+    assert [*parameters] == [
+        "self", "image", "mask_image", "num_inference_steps", "temperature",
+        "num_images_per_prompt", "generator", "batch_size", "keep_known", "output_type",
+        "output_steps", "callback_on_step_end", "settings",
+    ]  # fmt: skip
+    assert parameters["output_type"].default == "pil"
+    assert parameters["keep_known"].default is True

@@ -1,5 +1,6 @@
 """The pipeline's laws, on images of any size, and the conventions of its call."""
 
+from pathlib import Path
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -9,10 +10,10 @@ from PIL import Image
 
 from maskweave.crops import plan_crops
 from maskweave.errors import MaskweaveError
+from maskweave.fill import fill_tokens
 from maskweave.holes import KINDS, draw_hole
-from maskweave.maskgit import Step, decode
+from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
-from maskweave.schedules import linear
 
 SIZES = [(16, 16), (16, 40), (61, 33), (9, 12)]
 
@@ -25,6 +26,11 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """Return floats in [0, 1] as the bytes that they stand for."""
+    return (array * 255).round().astype(np.uint8)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_laws_1_and_2_known_pixels_stay_and_hidden_ones_do_not_matter(
@@ -34,7 +40,8 @@ def test_laws_1_and_2_known_pixels_stay_and_hidden_ones_do_not_matter(
     hole = draw_hole(kind, height, width, np.random.default_rng(1))
     hidden = np.where(hole[:, :, None], picture(height, width, seed=9), image)
     first, second = (
-        pipeline(i, hole, generator=seeded(0), output_type="np").images[0] for i in (image, hidden)
+        bytes_of(pipeline(i, hole, generator=seeded(0), output_type="np").images[0])
+        for i in (image, hidden)
     )
     assert first.shape == image.shape
     assert np.array_equal(first[~hole], image[~hole])
@@ -51,7 +58,7 @@ def test_an_empty_mask_copies_and_a_full_mask_generates(
         output = pipeline(
             image, np.full((16, 16), share > 0), output_type="np", generator=seeded(0)
         )
-    assert np.array_equal(output.images[0], image) == (share == 0)
+    assert np.array_equal(bytes_of(output.images[0]), image) == (share == 0)
 
 
 def test_law_4_a_seed_is_a_promise(pipeline: InpaintPipeline) -> None:
@@ -73,9 +80,9 @@ def test_law_4_a_seed_is_a_promise(pipeline: InpaintPipeline) -> None:
             images[i], holes[i], generator=seeded(5 + i), output_type="np", num_images_per_prompt=2
         ).images
         for sample in range(2):
-            expected = together[2 * i + sample].astype(int)
-            assert abs(expected - alone[sample]).max() <= 1
-            assert abs(expected - backwards[2 * (3 - i) + sample]).max() <= 1
+            expected = together[2 * i + sample]
+            assert abs(expected - alone[sample]).max() * 255 < 1.01
+            assert abs(expected - backwards[2 * (3 - i) + sample]).max() * 255 < 1.01
         assert not np.array_equal(alone[0], alone[1])
 
 
@@ -92,8 +99,8 @@ def test_the_output_has_the_type_that_was_asked_for(pipeline: InpaintPipeline) -
     array = pipeline(image, mask, generator=seeded(0), output_type="np").images[0]
     tensor = pipeline(image, mask, generator=seeded(0), output_type="pt").images[0]
     assert pil.size == image.size
-    assert np.array_equal(np.array(pil), array)
-    assert tensor.dtype == torch.uint8
+    assert np.array_equal(np.array(pil), bytes_of(array))
+    assert (array.dtype, tensor.dtype) == (np.float32, torch.float32)
     assert np.array_equal(tensor.permute(1, 2, 0).numpy(), array)
 
 
@@ -109,7 +116,7 @@ def test_transparent_pixels_are_the_hole_only_without_a_mask(pipeline: InpaintPi
     other = np.zeros((16, 16), dtype=bool)
     other[0, 0] = True
     masked = pipeline(alpha, other, generator=seeded(0), output_type="np").images[0]
-    assert np.array_equal(masked[transparent], image[transparent])
+    assert np.array_equal(bytes_of(masked)[transparent], image[transparent])
 
 
 def test_steps_show_the_picture_and_what_is_still_masked(pipeline: InpaintPipeline) -> None:
@@ -127,7 +134,7 @@ def test_steps_show_the_picture_and_what_is_still_masked(pipeline: InpaintPipeli
     assert shares[0] > 0 == shares[-1]
     for step in steps:
         assert not (step.masked & ~hole).any()
-        assert np.array_equal(step.image[~hole], image[~hole])
+        assert np.array_equal(bytes_of(step.image)[~hole], image[~hole])
     assert np.array_equal(steps[-1].image, output.images[0])
     assert np.array_equal(plain.images[0], output.images[0])
     assert plain.steps is None
@@ -143,23 +150,28 @@ def test_stopping_after_t_steps_is_the_picture_of_step_t(pipeline: InpaintPipeli
         assert np.array_equal(stopped.images[0], steps[0][t - 1].image)
 
 
-def test_the_callback_sees_every_step_of_every_batch(pipeline: InpaintPipeline) -> None:
-    calls: list[tuple[int, int]] = []
+def test_the_callback_sees_every_step_of_every_batch_as_in_diffusers(
+    pipeline: InpaintPipeline,
+) -> None:
+    calls: list[tuple[int, int, int]] = []
 
-    def note(pipe: InpaintPipeline, number: int, step: Step) -> None:
+    def note(
+        pipe: InpaintPipeline, step: int, timestep: int, tensors: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
         assert pipe is pipeline
-        assert number == step.number
-        calls.append((number, len(step.tokens)))
+        assert tensors["tokens"].shape == tensors["masked"].shape == tensors["confidence"].shape
+        calls.append((step, timestep, len(tensors["tokens"])))
+        return tensors
 
-    images = [picture(16, 16, seed) for seed in range(3)]
+    half = np.repeat([[255, 0]], 8, axis=1).repeat(16, axis=0).astype(np.uint8)
     pipeline(
-        images,
-        [np.ones((16, 16), dtype=np.uint8) * (255 * (np.arange(16) < 8)).astype(np.uint8)] * 3,
+        [picture(16, 16, seed) for seed in range(3)],
+        [half] * 3,
         num_inference_steps=2,
         batch_size=2,
         callback_on_step_end=note,
     )
-    assert calls == [(0, 2), (1, 2), (0, 1), (1, 1)]
+    assert calls == [(0, 1, 2), (1, 0, 2), (0, 1, 1), (1, 0, 1)]
 
 
 def test_painted_surroundings_are_returned_only_on_request(pipeline: InpaintPipeline) -> None:
@@ -189,25 +201,98 @@ def test_painted_surroundings_do_not_cover_what_another_crop_filled(
     assert not any((step.masked & ~hole).any() for step in painted.steps[0])
 
 
-def test_every_setting_reaches_decode(
-    pipeline: InpaintPipeline, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"schedule": "arccos"}, {"order": "random"}, {"order": "halton"}, {"stop_after": 1},
+        {"temperature": 50.0}, {"token_temperature": 0.0}, {"top_k": 1}, {"paint": "expected"},
+        {"num_inference_steps": 1}, {"entropy_bound": 1000.0},
+    ],
+)  # fmt: skip
+def test_every_setting_changes_the_fill(
+    pipeline: InpaintPipeline, settings: dict[str, object]
 ) -> None:
-    settings = {
-        "schedule": "linear", "stop_after": 2, "temperature": 0.5, "token_temperature": 0.7,
-        "top_k": 4, "confidence": "probability",
-    }  # fmt: skip
-    seen: dict[str, object] = {}
+    image, hole = picture(64, 64), np.ones((64, 64), dtype=bool)
+    hole[:26] = False
+    plain, other = (
+        pipeline(
+            image, hole, generator=seeded(3), output_type="np",
+            **({"num_inference_steps": 6} | chosen),
+        ).images[0]
+        for chosen in ({}, settings)
+    )  # fmt: skip
+    assert not np.array_equal(plain, other)
 
-    def spy(*arguments: object, **options: object) -> torch.Tensor:
-        seen.update(options)
-        return decode(*arguments, **options)
 
-    monkeypatch.setattr("maskweave.pipeline.decode", spy)
-    pipeline(picture(16, 16), MASK, num_inference_steps=3, **settings)
-    assert seen["steps"] == 3
-    assert seen["schedule"] is linear
-    for name in settings.keys() - {"schedule"}:
-        assert seen[name] == settings[name]
+def test_expected_codes_give_one_answer_whatever_the_seed(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 16), draw_hole("box", 16, 16, np.random.default_rng(0))
+    one, other = (
+        pipeline(image, hole, paint="expected", generator=seeded(s), output_type="np").images[0]
+        for s in (0, 1)
+    )
+    assert np.array_equal(one, other)
+    with pytest.raises(MaskweaveError, match="one fill, not several"):
+        pipeline(image, hole, paint="expected", num_images_per_prompt=2)
+
+
+def test_every_type_of_input_gives_the_same_fill(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 24), draw_hole("box", 16, 24, np.random.default_rng(0))
+    white = np.where(hole, 255, 0).astype(np.uint8)
+    floats = image.astype(np.float32) / 255
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    expected = np.array(pipeline(image, hole, generator=seeded(0)).images[0])
+    for one, mask in (
+        (Image.fromarray(image), Image.fromarray(white)),
+        (floats, hole.astype(np.float32)),
+        (tensor, torch.from_numpy(hole)),
+        (tensor.float() / 255, torch.from_numpy(hole)[None].float()),
+        (floats[None], white[None]),
+        (tensor[None], torch.from_numpy(white)[None]),
+        ([image], [hole]),
+    ):
+        [filled] = pipeline(one, mask, generator=seeded(0)).images
+        assert np.array_equal(np.array(filled), expected)
+
+
+def test_a_list_in_is_a_list_out_even_when_empty(pipeline: InpaintPipeline) -> None:
+    assert pipeline([], []).images == []
+    assert pipeline([], [], output_steps=True, generator=[]).steps == []
+
+
+def test_each_fill_may_have_a_generator_of_its_own(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 16), draw_hole("half", 16, 16, np.random.default_rng(0))
+    apart = [pipeline(image, hole, generator=seeded(s)).images[0].tobytes() for s in (4, 5)]
+    together = pipeline(image, hole, num_images_per_prompt=2, generator=seeded(4, 5)).images
+    assert [one.tobytes() for one in together] == apart
+
+
+def test_equal_holes_at_different_places_get_different_fills(pipeline: InpaintPipeline) -> None:
+    image, hole = np.full((16, 96, 3), 90, dtype=np.uint8), np.zeros((16, 96), dtype=bool)
+    hole[2:14, 2:14] = hole[2:14, 82:94] = True
+    filled = np.array(pipeline(image, hole, generator=seeded(0), token_temperature=2.0).images[0])
+    assert not np.array_equal(filled[2:14, 2:14], filled[2:14, 82:94])
+
+
+def test_to_follows_torch(pipeline: InpaintPipeline, tmp_path: Path) -> None:
+    for arguments in ((torch.bfloat16,), ("cpu", torch.bfloat16)):
+        assert pipeline.to(*arguments).dtype == torch.bfloat16
+        assert pipeline.to("cpu").dtype == torch.bfloat16  # what is not given stays
+        assert pipeline.to(dtype=torch.float32).dtype == torch.float32
+    pipeline.save_pretrained(str(tmp_path))
+    again = InpaintPipeline.from_pretrained(str(tmp_path), torch_dtype=torch.bfloat16)
+    assert again.dtype == torch.bfloat16
+
+
+def test_a_warning_points_at_the_line_that_called_the_pipeline(pipeline: InpaintPipeline) -> None:
+    with pytest.warns(UserWarning, match="mask is empty") as caught:
+        pipeline(IMAGE, np.zeros((16, 16), dtype=bool))
+    assert caught[0].filename == __file__
+
+
+def test_a_float_is_rounded_to_the_nearest_of_256_levels(pipeline: InpaintPipeline) -> None:
+    image = np.full((16, 16, 3), 0.7, dtype=np.float64)
+    filled = np.array(pipeline(image, MASK).images[0])
+    assert (filled[~MASK] == 178).all()  # 178.5 rounds to even
 
 
 def test_encoder_and_decoder_run_once_unless_steps_are_asked_for(
@@ -215,11 +300,11 @@ def test_encoder_and_decoder_run_once_unless_steps_are_asked_for(
 ) -> None:
     for output_steps, expected in ((False, 1), (True, 4)):
         encode, paint = (
-            MagicMock(wraps=work) for work in (pipeline.tokenizer.encode, pipeline.tokenizer.decode)
+            MagicMock(wraps=work) for work in (pipeline.tokenizer.encode, pipeline.tokenizer.paint)
         )
         with monkeypatch.context() as patch:
             patch.setattr(pipeline.tokenizer, "encode", encode)
-            patch.setattr(pipeline.tokenizer, "decode", paint)
+            patch.setattr(pipeline.tokenizer, "paint", paint)
             pipeline(picture(16, 16), MASK, num_inference_steps=4, output_steps=output_steps)
         assert (encode.call_count, paint.call_count) == (1, expected)
 
@@ -238,16 +323,16 @@ def test_arrays_may_be_views_that_cannot_be_written(pipeline: InpaintPipeline) -
     mirrored = picture(16, 16)[:, ::-1]
     mirrored.flags.writeable = False
     filled = pipeline(mirrored, MASK, output_type="np").images[0]
-    assert np.array_equal(filled[~MASK], mirrored[~MASK])
+    assert np.array_equal(bytes_of(filled)[~MASK], mirrored[~MASK])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_lower_precision_changes_neither_laws_nor_types(
     pipeline: InpaintPipeline, dtype: torch.dtype
 ) -> None:
     image, hole = picture(16, 16), draw_hole("box", 16, 16, np.random.default_rng(0))
     output = pipeline.to("cpu", dtype)(image, hole, generator=seeded(0), output_type="np")
-    assert np.array_equal(output.images[0][~hole], image[~hole])
+    assert np.array_equal(bytes_of(output.images[0])[~hole], image[~hole])
 
 
 IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
@@ -259,14 +344,15 @@ IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
         ({"mask_image": np.zeros((16, 17), dtype=bool)}, "mask is 17x16 pixels, the image 16x16"),
         ({"mask_image": [MASK, MASK]}, "1 images but 2 masks"),
         ({"mask_image": None}, "needs a mask_image"),
-        ({"mask_image": np.zeros((16, 16))}, "a mask is"),
-        ({"image": np.zeros((16, 16, 3))}, "an image is"),
+        ({"mask_image": np.full((16, 16), 2.0)}, "a mask is"),
+        ({"image": np.full((16, 16, 3), 2.0)}, "an image is"),
+        ({"image": np.full((16, 16, 3), np.nan)}, "an image is"),
         ({"image": np.zeros((16, 16), dtype=np.uint8)}, "an image is"),
-        ({"generator": seeded(0, 1)}, "1 images need as many generators, got 2"),
+        ({"generator": seeded(0, 1)}, "1 images need as many generators, .*got 2"),
         ({"num_images_per_prompt": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"output_type": "jpeg"}, "output_type is pil, np or pt"),
-        ({"num_inference_steps": 0}, "steps must be from 1 to"),
+        ({"num_inference_steps": 0}, "steps must be a whole number from 1 to"),
         ({"schedule": "sine"}, "unknown schedule"),
         ({"noise": 1}, "unknown decode settings noise"),
     ],
@@ -288,8 +374,13 @@ def test_known_tokens_are_encoded_in_full_precision_whatever_a_caller_computes_i
     seen: list[torch.dtype] = []
     pipeline.tokenizer.encoder.register_forward_hook(lambda *call: seen.append(call[2].dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        tokens = pipeline.fill_tokens(
-            known, hole, [torch.Generator().manual_seed(i) for i in range(4)]
+        tokens = fill_tokens(
+            pipeline.tokenizer,
+            pipeline.transformer,
+            known,
+            hole,
+            seeded(0, 1, 2, 3),
+            DecodeSettings(),
         )
     assert seen == [torch.float32]
     assert torch.equal(tokens[:, 4:], pipeline.tokenizer.encode(known)[:, 4:])

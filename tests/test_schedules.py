@@ -45,15 +45,20 @@ def test_square_and_cosine_reveal_later_than_linear_and_arccos_reveals_earlier_n
 
 
 @names
-@pytest.mark.parametrize("steps", [1, 2, 3, 8, 15, 256])
-def test_law_6_every_step_reveals_a_token_and_the_last_one_all(name: str, steps: int) -> None:
-    holes = torch.tensor([0, 1, 2, 7, 54, 255, 256])
-    left = masked_after(named(name), steps, holes)
-    assert left.shape == (steps, len(holes))
-    before = torch.cat([holes[None], left[:-1]])
-    assert ((left < before) | (before == 0)).all()
-    assert (left >= 0).all()
-    assert (left[-1] == 0).all()
+def test_law_6_every_step_reveals_a_token_and_the_last_one_all(name: str) -> None:
+    holes = torch.arange(1025)
+    for steps in [*range(1, 65), 256]:
+        left = masked_after(named(name), steps, holes)
+        assert left.shape == (steps, len(holes))
+        before = torch.cat([holes[None], left[:-1]])
+        assert ((left < before) | (before == 0)).all()
+        assert (left >= 0).all()
+        assert (left[-1] == 0).all()
+
+
+def test_ratios_of_whole_counts_are_exact() -> None:
+    left = masked_after(named("linear"), 10, torch.tensor([10, 100]))
+    assert left.tolist() == [[10 - k, 100 - 10 * k] for k in range(1, 11)]
 
 
 def test_the_number_masked_is_the_floor_of_the_schedule() -> None:

@@ -6,9 +6,10 @@ the default decode settings and a model card, ``README.md``. Nothing is ever unp
 
 import dataclasses
 import hashlib
-import math
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -18,7 +19,8 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from maskweave.errors import MaskweaveError
-from maskweave.files import read_json, write_json, write_whole
+from maskweave.files import write_json, write_whole
+from maskweave.legacy import read_config
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
@@ -30,18 +32,21 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 Config = TypeVar("Config")
 
 
-def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None = None) -> None:
+def save_component(
+    module: nn.Module, directory: str | Path, dtype: torch.dtype | None = None
+) -> None:
     """Write a tokenizer or a transformer; files appear under their names only when whole.
 
     Parameters
     ----------
     module : nn.Module
         Has a dataclass ``config``.
-    directory : Path
+    directory : str or Path
         Made if missing.
     dtype : torch.dtype, optional
         Store floating-point weights as this type, for instance ``torch.float16``.
     """
+    directory = Path(directory)
     weights = {
         name: value.detach().cpu().to(dtype if value.is_floating_point() else None).contiguous()
         for name, value in module.state_dict().items()
@@ -51,7 +56,7 @@ def save_component(module: nn.Module, directory: Path, dtype: torch.dtype | None
     write_json(directory / "config.json", config)
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
+def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Load a tokenizer component, in float32 and evaluation mode.
 
     Raises
@@ -59,14 +64,15 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     MaskweaveError
         If files are missing or broken, or the weights hold NaN or do not fit the config.
     """
-    if _fields(directory / "config.json").get("architecture") == "reference":
+    directory = Path(directory)
+    if read_config(directory / "config.json").get("architecture") == "reference":
         return _load(ReferenceVQGAN, ReferenceConfig, directory)
     return _load(VQGAN, TokenizerConfig, directory)
 
 
-def load_transformer(directory: Path) -> BidirectionalTransformer:
+def load_transformer(directory: str | Path) -> BidirectionalTransformer:
     """Load a transformer component, as ``load_tokenizer`` does."""
-    return _load(BidirectionalTransformer, TransformerConfig, directory)
+    return _load(BidirectionalTransformer, TransformerConfig, Path(directory))
 
 
 def shipped_models() -> list[str]:
@@ -74,7 +80,7 @@ def shipped_models() -> list[str]:
     return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
 
 
-def resolve(name: str | Path) -> Path:
+def resolve(name: str | Path, **hub: Any) -> Path:
     """Return the folder of a model.
 
     Parameters
@@ -82,6 +88,8 @@ def resolve(name: str | Path) -> Path:
     name : str or Path
         The name of a shipped model, a folder, or an id on the Hugging Face hub such as
         ``owner/model``, of which the JSON, safetensors and Markdown files are downloaded.
+    **hub
+        Arguments of ``huggingface_hub.snapshot_download``, as ``revision`` or ``cache_dir``.
 
     Raises
     ------
@@ -97,23 +105,52 @@ def resolve(name: str | Path) -> Path:
         raise MaskweaveError(f"unknown model {str(name)!r}: no folder, and shipped are {shipped}")
     import huggingface_hub
 
-    try:
+    with _hub(f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped})"):
         found = huggingface_hub.snapshot_download(
-            str(name), allow_patterns=["*.json", "*.safetensors", "*.md"]
+            str(name), allow_patterns=["*.json", "*.safetensors", "*.md"], **hub
         )
-    # The hub client raises errors of its HTTP library, whichever it is, beside its own.
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MaskweaveError(
-            f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped}): {reason}"
-        ) from error
     return Path(found)
 
 
-def weights_hash(*modules: nn.Module) -> str:
-    """Return the SHA-256 of the names and values of all weights, in float32."""
+def upload(
+    directory: Path, name: str, private: bool | None, token: str | bool | None, message: str
+) -> str:
+    """Upload a model's folder to the Hugging Face hub; return the address of the commit.
+
+    Raises
+    ------
+    MaskweaveError
+        If the hub refuses or cannot be reached.
+    """
+    import huggingface_hub
+
+    with _hub(f"cannot upload to {name!r}"):
+        api = huggingface_hub.HfApi(token=token)
+        api.create_repo(name, private=private, exist_ok=True)
+        commit = api.upload_folder(repo_id=name, folder_path=directory, commit_message=message)
+    return str(commit)
+
+
+@contextmanager
+def _hub(problem: str) -> Generator[None]:
+    """Turn whatever the hub's client raises into one line."""
+    try:
+        yield
+    # It raises errors of its HTTP library, whichever it is, beside its own.
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MaskweaveError(f"{problem}: {reason}") from error
+
+
+def identity(*modules: nn.Module) -> str:
+    """Return the SHA-256 of all that decides what networks compute.
+
+    These are the config, where there is one, and the names and values of the weights, in float32.
+    """
     digest = hashlib.sha256()
     for module in modules:
+        if (config := getattr(module, "config", None)) is not None:
+            digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
@@ -152,22 +189,6 @@ def _fits(value: Any, hint: Any) -> bool:
     return type(value) is hint or (hint is float and type(value) is int)
 
 
-def _fields(file: Path) -> dict[str, Any]:
-    """Read a component's config; one of version 0.1 gets the names of today."""
-    fields = read_json(file)
-    if fields.get("architecture", "reference") != "reference":
-        return fields
-    names = {"patch": "patch_size", "code_dim": "codebook_dim", "layers": "depth"}
-    fields = {names.get(name, name): value for name, value in fields.items()}
-    if isinstance(length := fields.pop("length", None), int) and length > 0:
-        side = math.isqrt(length)
-        fields["grid"] = [side, length // side]
-    if fields.pop("modern", False):
-        modern = ("pre_norm", "rms_norm", "swiglu", "rotary", "qk_norm")
-        fields |= dict.fromkeys(modern, True)
-    return fields
-
-
 Module = TypeVar("Module", VQGAN, ReferenceVQGAN, BidirectionalTransformer)
 
 
@@ -175,7 +196,7 @@ def _load(kind: Callable[[Config], Module], config: type[Config], directory: Pat
     settings = directory / "config.json"
     file = directory / "model.safetensors"
     with torch.device("meta"):  # without memory, which a broken config could ask too much of
-        module = kind(as_config(config, _fields(settings), settings))
+        module = kind(as_config(config, read_config(settings), settings))
     try:
         weights = {name: value.float() for name, value in load_file(file).items()}
         module.load_state_dict(weights, assign=True)

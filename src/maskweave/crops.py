@@ -3,7 +3,6 @@
 Pixels under a hole are blanked before anything else looks at them.
 """
 
-import math
 from typing import NamedTuple
 
 import cv2
@@ -18,6 +17,10 @@ CONTEXT = 2.0
 
 LEAST_CONTEXT = 1.5
 """A crop is square unless the image is too small to give a square this much context."""
+
+LARGEST_ASPECT = 2
+"""The longer side of a crop, as a multiple of the shorter one, beyond which the model would see
+squashed shapes: a hole that is longer is filled piece by piece."""
 
 
 class Crop(NamedTuple):
@@ -69,13 +72,43 @@ def plan_crops(hole: Bool[np.ndarray, "height width"], size: int) -> list[Crop]:
             & (left + box_width <= columns.stop)
         )
         waiting &= ~inside
-        crops.append(Crop(rows, columns, inside[labels[rows, columns]]))
+        crops += _pieces(Crop(rows, columns, inside[labels[rows, columns]]))
     return crops
 
 
+def _pieces(crop: Crop) -> list[Crop]:
+    """Split a crop of an extreme aspect along its longer side into such that overlap by half."""
+    height, width = crop.part.shape
+    long, short = max(height, width), min(height, width)
+    if long <= LARGEST_ASPECT * short:
+        return [crop]
+    pieces: list[Crop] = []
+    for start in range(0, long, short):  # each fills the stretch in its middle
+        stretch = slice(start, min(start + short, long))
+        own = np.zeros_like(crop.part)
+        if width > height:
+            own[:, stretch] = crop.part[:, stretch]
+        else:
+            own[stretch] = crop.part[stretch]
+        if not own.any():
+            continue
+        side = _window(start, short, LARGEST_ASPECT * short, long)
+        across = width > height
+        rows = crop.rows if across else _shifted(side, crop.rows.start)
+        columns = _shifted(side, crop.columns.start) if across else crop.columns
+        pieces.append(Crop(rows, columns, own[:, side] if across else own[side]))
+    return pieces
+
+
+def _shifted(extent: slice, by: int) -> slice:
+    return slice(extent.start + by, extent.stop + by)
+
+
 def shrink(
-    pixels: UInt8[np.ndarray, "height width 3"], hole: Bool[np.ndarray, "height width"], size: int
-) -> tuple[Float[Tensor, "3 size size"], Bool[Tensor, "size size"]]:
+    pixels: UInt8[np.ndarray, "height width 3"],
+    hole: Bool[np.ndarray, "height width"],
+    size: tuple[int, int],
+) -> tuple[Float[Tensor, "3 rows columns"], Bool[Tensor, "rows columns"]]:
     """Resize a crop to the model's size: known pixels in [-1, 1], zero in the hole, and the hole.
 
     A small pixel is hole as soon as hole pixels contribute a thousandth to it, and known colours
@@ -83,9 +116,9 @@ def shrink(
     """
     known = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
     keep = torch.from_numpy(~hole)[None].float()
-    if hole.shape != (size, size):
+    if hole.shape != size:
         both = torch.cat([known * keep, keep])[None]
-        both = F.interpolate(both, (size, size), mode="bilinear", antialias=True)[0]
+        both = F.interpolate(both, size, mode="bilinear", antialias=True)[0]
         keep = both[3:]
         known = (both[:3] / keep.clamp(min=1e-3)).clamp(-1, 1)
     small_hole = keep[0] < 1 - 1e-3
@@ -93,7 +126,7 @@ def shrink(
 
 
 def enlarge(
-    painted: Float[Tensor, "3 size size"],
+    painted: Float[Tensor, "3 rows columns"],
     pixels: UInt8[np.ndarray, "height width 3"],
     hole: Bool[np.ndarray, "height width"],
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -110,12 +143,12 @@ def enlarge(
 
 
 def enlarge_mask(
-    masked: Bool[Tensor, "length"], part: Bool[np.ndarray, "height width"]
+    masked: Bool[Tensor, "rows columns"], part: Bool[np.ndarray, "height width"]
 ) -> Bool[np.ndarray, "height width"]:
     """Return the pixels of a crop's part of the hole that lie in masked tokens."""
-    grid = math.isqrt(len(masked))
-    rows, columns = (np.arange(side) * grid // side for side in part.shape)
-    return masked.view(grid, grid).numpy()[np.ix_(rows, columns)] & part
+    sides = zip(part.shape, masked.shape, strict=True)
+    rows, columns = (np.arange(side) * tokens // side for side, tokens in sides)
+    return masked.numpy()[np.ix_(rows, columns)] & part
 
 
 def _feather(fill: np.ndarray, pixels: np.ndarray, hole: np.ndarray, radius: int) -> np.ndarray:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
@@ -154,16 +155,37 @@ def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
         raise MaskweaveError(f"{existing[0]} exists; --overwrite replaces it")
 
 
-def as_pixels(image: Any) -> Pixels:
-    """Return a PIL image, which is refused or converted as a file is, or a uint8 array as an array.
+def as_list(images: Any, channels: bool = True) -> list[Any]:
+    """Return images, given as one, as a list or as a batch in an array or tensor, as a list.
 
-    Arrays are (height, width, 3) and are copied.
+    ``channels`` is False for masks, whose arrays have one axis less.
+    """
+    if isinstance(images, list | tuple):
+        return list(images)
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 3 + channels:
+        return list(images)
+    return [images]
+
+
+def as_pixels(image: Any) -> Pixels:
+    """Return an image as a new uint8 array (height, width, 3).
+
+    A PIL image is refused or converted as a file is. Arrays are (height, width, 3), tensors
+    (3, height, width); floats are in [0, 1] and are rounded.
     """
     if isinstance(image, Image.Image):
         return np.array(_checked(image, "the image").convert("RGB"))
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,):
-        return np.array(image, order="C")
-    raise MaskweaveError("an image is a PIL image or a uint8 array (height, width, 3)")
+    if isinstance(image, Tensor) and image.ndim == 3:
+        image = image.detach().cpu().permute(1, 2, 0).numpy()
+    if isinstance(image, np.ndarray) and image.shape[2:] == (3,):
+        if image.dtype == np.uint8:
+            return np.array(image, order="C")
+        if np.issubdtype(image.dtype, np.floating) and ((image >= 0) & (image <= 1)).all():
+            return (image.astype(np.float64) * 255).round().astype(np.uint8)
+    raise MaskweaveError(
+        "an image is a PIL image, an array (height, width, 3) or a tensor (3, height, width): "
+        "uint8, or float from 0 to 1"
+    )
 
 
 def as_hole(mask: Any, image: Any) -> Hole:
@@ -174,9 +196,21 @@ def as_hole(mask: Any, image: Any) -> Hole:
         return _transparent(_checked(image, "the image"))
     if isinstance(mask, Image.Image):
         mask = np.array(_checked(mask, "the mask").convert("RGB").convert("L"))
-    if isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.dtype in (np.uint8, np.bool_):
-        return mask if mask.dtype == np.bool_ else mask >= 128
-    raise MaskweaveError("a mask is a PIL image or a uint8 or bool array (height, width)")
+    if isinstance(mask, Tensor):
+        mask = mask.detach().cpu().numpy()
+    if isinstance(mask, np.ndarray) and mask.ndim == 3 and mask.shape[0] == 1:
+        mask = mask[0]
+    if isinstance(mask, np.ndarray) and mask.ndim == 2:
+        if mask.dtype == np.bool_:
+            return mask
+        if mask.dtype == np.uint8:
+            return mask >= 128
+        if np.issubdtype(mask.dtype, np.floating) and ((mask >= 0) & (mask <= 1)).all():
+            return mask >= 0.5
+    raise MaskweaveError(
+        "a mask is a PIL image or an array or tensor (height, width): bool, uint8, or float from "
+        "0 to 1"
+    )
 
 
 def check_sizes(pixels: Pixels, hole: Hole) -> None:
@@ -187,14 +221,11 @@ def check_sizes(pixels: Pixels, hole: Hole) -> None:
 
 
 def converted(pixels: Pixels, output_type: str) -> Any:
-    """Return an array as "pil", "np" or "pt": (3, height, width) there."""
-    match output_type:
-        case "pil":
-            return Image.fromarray(pixels)
-        case "pt":
-            return torch.from_numpy(pixels).permute(2, 0, 1)
-        case _:
-            return pixels
+    """Return an array as "pil", or as floats in [0, 1]: "np", or "pt" (3, height, width)."""
+    if output_type == "pil":
+        return Image.fromarray(pixels)
+    floats = pixels.astype(np.float32) / 255
+    return floats if output_type == "np" else torch.from_numpy(floats).permute(2, 0, 1)
 
 
 def _open(source: Path | BinaryIO, name: str) -> tuple[Image.Image, str]:

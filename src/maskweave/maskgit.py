@@ -1,13 +1,13 @@
 """MaskGIT (Chang et al. 2022) in one file: corrupt tokens, restore them, decode in parallel.
 
-Three functions over plain tensors. Token grids are flattened row by row to (batch, length);
+Plain functions over plain tensors. Token grids are flattened row by row to (batch, length);
 ``masked`` says which tokens are unknown, and that one grid makes inpainting (a region is masked),
 outpainting (the surroundings are) and generation (everything is) the same thing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,18 +15,27 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
-from maskweave.schedules import Schedule, cosine, masked_after, named
+from maskweave.orders import ORDERS, Prediction
+from maskweave.schedules import Schedule, masked_after, named
 
-LogitsFn = Callable[
-    [Int[Tensor, "batch length"], Bool[Tensor, "batch length"]], Float[Tensor, "masked codes"]
+Predict = Callable[
+    [Int[Tensor, "batch length"], Bool[Tensor, "batch length"], float],
+    Float[Tensor, "wanted codes"],
 ]
-"""Logits at the masked positions, row by row, given all tokens and what is masked of them."""
+"""Maps all tokens, where logits are wanted, and the progress in [0, 1) to these logits, row by row.
+
+It may be a transformer, an exported graph, or guidance around either.
+"""
 
 MOST_STEPS = 10_000
 """Largest T: far more than there are tokens."""
 
 HOTTEST = 1_000_000
 """Largest temperature: nothing but noise is left, and it is still finite."""
+
+Paint = Literal["sampled", "expected"]
+"""What the decoder paints a hole from: tokens that are decoded, or the mean of all codes, weighted
+by their probabilities in one pass."""
 
 
 class Corrupted(NamedTuple):
@@ -42,45 +51,74 @@ class Step(NamedTuple):
     """What decoding knows after one step."""
 
     number: int
-    """Of the step, from 0."""
+    """Number of the step, from 0."""
     tokens: Tensor
     """Int, (batch, length): known tokens and, everywhere else, the latest prediction."""
     masked: Tensor
     """Bool, (batch, length): what stays masked for the next step."""
     confidence: Tensor
-    """Float, (batch, length): of the tokens predicted in this step; infinite where none was."""
+    """Float, (batch, length): log-probability of the tokens predicted in this step, 0 elsewhere."""
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How tokens are decoded, under the names that ``decode`` explains."""
+    """How tokens are decoded and painted."""
 
     steps: int = 8
     """T, from 1 to ``MOST_STEPS``."""
     schedule: str = "cosine"
-    """Name of the mask schedule."""
+    """Mask schedule gamma by name: gamma(k / T) of the tokens stay masked after k of T steps."""
+    order: str = "confidence"
+    """Which predictions stay, by the name of a function in ``orders``."""
     stop_after: int | None = None
-    """Run only the first t steps."""
+    """Run only the first t of the T steps; what is masked then takes its latest prediction."""
     temperature: float = 1.0
-    """Scale of the Gumbel noise on the confidence, from 0 to ``HOTTEST``."""
+    """Scale of the Gumbel noise in the order, from 0 to ``HOTTEST``: 0 reveals the likeliest tokens
+    first, more makes the order, and so the images, more varied."""
     token_temperature: float = 1.0
-    """Temperature at which tokens are sampled; 0 takes the likeliest."""
+    """Temperature at which tokens are sampled, from 0 to ``HOTTEST``; 0 takes the likeliest."""
     top_k: int | None = None
     """Sample among the k likeliest codes only."""
-    confidence: Literal["log_probability", "probability"] = "log_probability"
-    """What confidence is computed from."""
+    remask: bool = False
+    """Whether tokens revealed in earlier steps may be masked again; known ones never are."""
+    entropy_bound: float | None = None
+    """Reveal more tokens than the schedule asks for as long as their entropies but the largest sum
+    up to at most this (Ben-Hamu et al. 2025, EB-Sampler): easy holes then take fewer steps."""
+    paint: Paint = "sampled"
+    """What the decoder paints from: with ``expected`` nothing is sampled, so that there is one
+    answer, in one pass."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and numbers out of range."""
         named(self.schedule)
-        _check_settings(
-            self.steps,
-            self.stop_after,
-            self.temperature,
-            self.token_temperature,
-            self.top_k,
-            self.confidence,
-        )
+        for name, known in (("order", [*ORDERS]), ("paint", get_args(Paint))):
+            if getattr(self, name) not in known:
+                raise MaskweaveError(
+                    f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        _check_count("steps", self.steps, MOST_STEPS)
+        if self.stop_after is not None:
+            _check_count("stop_after", self.stop_after, self.steps)
+        if self.top_k is not None:
+            _check_count("top_k", self.top_k, None)
+        for name in ("temperature", "token_temperature"):
+            if not 0 <= getattr(self, name) <= HOTTEST:
+                raise MaskweaveError(
+                    f"{name} must be from 0 to {HOTTEST}, got {getattr(self, name)}"
+                )
+        if self.entropy_bound is not None and not self.entropy_bound >= 0:
+            raise MaskweaveError(f"entropy_bound must be at least 0, got {self.entropy_bound}")
+
+    @property
+    def last_step(self) -> int:
+        """How many of the T steps are run at most."""
+        return 1 if self.paint == "expected" else self.stop_after or self.steps
+
+
+def _check_count(name: str, value: int, most: int | None) -> None:
+    if type(value) is not int or value < 1 or (most and value > most):
+        wanted = f"from 1 to {most}" if most else "of at least 1"
+        raise MaskweaveError(f"{name} must be a whole number {wanted}, got {value}")
 
 
 # Section 3.1, "MVTM in Training"
@@ -130,7 +168,8 @@ def corrupt(
     if independent:
         masked = region & (scores < share)
     else:
-        number = (share * region.sum(1, keepdim=True)).ceil()
+        # Float32 misses a whole product by less than a thousandth up to 8,192 tokens.
+        number = (share * region.sum(1, keepdim=True) - 1e-3).ceil().clamp(min=1) * (share > 0)
         masked = _lowest(scores.masked_fill(~region, torch.inf), number) & region
     return Corrupted(tokens.masked_fill(masked, mask_token), masked)
 
@@ -162,90 +201,94 @@ def masked_loss(
 # Section 3.2, "Iterative Decoding"
 @torch.no_grad()
 def decode(
-    logits_fn: LogitsFn,
+    predict: Predict,
     tokens: Int[Tensor, "batch length"],
     masked: Bool[Tensor, "batch length"],
+    settings: DecodeSettings,
     *,
+    grid: tuple[int, int],
+    codebook_size: int,
     mask_token: int,
     generators: Sequence[torch.Generator],
-    schedule: Schedule = cosine,
-    steps: int = 8,
-    stop_after: int | None = None,
-    temperature: float = 1.0,
-    token_temperature: float = 1.0,
-    top_k: int | None = None,
-    confidence: Literal["log_probability", "probability"] = "log_probability",
-    on_step: Callable[[Step], None] | None = None,
-) -> Int[Tensor, "batch length"]:
-    """Fill the masked tokens in a few parallel steps, the most confident ones first.
+) -> Iterator[Step]:
+    """Fill the masked tokens in a few parallel steps; yield a ``Step`` after each.
+
+    The last step's tokens are the result; known tokens are in it as they were. Whoever stops
+    iterating cancels the rest.
 
     Parameters
     ----------
-    logits_fn : callable
-        Predicts the masked tokens; a ``BidirectionalTransformer`` that sees tokens alone is one.
+    predict : callable
+        Predicts tokens; logits beyond ``codebook_size``, as of the mask token, are passed over.
     tokens : Tensor
         Known tokens; what stands at masked positions is never read.
     masked : Tensor
-        The tokens to fill. All others are returned as they are.
+        The tokens to fill.
+    settings : DecodeSettings
+        All but its ``paint``.
+    grid : (int, int)
+        Rows and columns of the tokens.
+    codebook_size : int
+        Number of codes.
     mask_token : int
-        What ``logits_fn`` is shown at masked positions.
+        What ``predict`` is shown at masked positions.
     generators : sequence of torch.Generator
         One for each image, on the CPU: an image's noise does not depend on its batch.
-    schedule : Schedule
-        gamma: the share of the tokens that stays masked after k of T steps is gamma(k / T).
-    steps : int
-        T, from 1 to ``MOST_STEPS``.
-    stop_after : int, optional
-        Run only the first t of the T steps; what is masked then takes its latest prediction.
-    temperature : float
-        Scale of the Gumbel noise on the confidence, from 0 to ``HOTTEST``: 0 reveals the likeliest
-        tokens first, more makes the order, and so the images, more varied.
-    token_temperature : float
-        Temperature at which tokens are sampled; 0 takes the likeliest token.
-    top_k : int, optional
-        Sample among the k likeliest codes only.
-    confidence : {"log_probability", "probability"}
-        ``log_probability``: log p(token) + temperature (1 - k / T) Gumbel, as in the paper's code,
-        where the noise fades out. ``probability``: p(token) + temperature (1 - gamma(k / T))
-        Gumbel, as in the reference experiment.
-    on_step : callable, optional
-        Called with a ``Step`` after each step.
 
     Raises
     ------
     MaskweaveError
-        If an argument is out of range or the logits are not finite.
+        If shapes or counts do not match, or a token has logits that are NaN, infinite or all -inf
+        (a single code may be banned by -inf).
     """
-    last = steps if stop_after is None else stop_after
-    _check(tokens, masked, generators)
-    _check_settings(steps, stop_after, temperature, token_temperature, top_k, confidence)
+    _check(tokens, masked, grid, generators)
+    order, schedule = ORDERS[settings.order], named(settings.schedule)
+    hole, left = masked, masked_after(schedule, settings.steps, masked.sum(1))  # (T, B)
     tokens = tokens.masked_fill(masked, mask_token)
-    left = masked_after(schedule, steps, masked.sum(1))  # (T, B)
-    for k in range(1, last + 1):
-        if not masked.any():
-            break
+    if not masked.any():
+        yield Step(0, tokens, masked, torch.zeros(tokens.shape, device=tokens.device))
+        return
+    sound = torch.ones((), dtype=torch.bool, device=tokens.device)
+    for k in range(1, settings.last_step + 1):
+        wanted = hole if settings.remask else masked
         noise = _noise(generators, tokens)  # (2, B, N), uniform in (0, 1)
-        # Some transformers score the mask token too, behind the codes.
-        logits = logits_fn(tokens, masked)[:, :mask_token].float()  # (M, K)
-        if not logits.isfinite().all():
+        logits = predict(tokens, wanted, (k - 1) / settings.steps)[:, :codebook_size].float()
+        sound &= logits.amax(-1).isfinite().all()
+        chosen = _sample(logits, noise[0][wanted], settings.token_temperature, settings.top_k)
+        chosen = torch.where(masked[wanted], chosen, tokens[wanted])  # (M,)
+        log_probabilities = logits.log_softmax(-1)  # (M, K)
+        log_probability = log_probabilities.gather(1, chosen[:, None])[:, 0]
+        prediction = Prediction(
+            log_probability=log_probability,
+            uniform=noise[1][wanted],
+            position=wanted.nonzero()[:, 1],
+            grid=grid,
+            progress=k / settings.steps,
+            ratio=float(schedule(torch.tensor(k / settings.steps, dtype=torch.float64))),
+            temperature=settings.temperature,
+        )
+        scores = _place(torch.inf, wanted, order(prediction))
+        number = left[k - 1].to(tokens.device)
+        if settings.entropy_bound is not None:
+            entropies = _place(0.0, wanted, torch.special.entr(log_probabilities.exp()).sum(-1))
+            number = torch.minimum(number, _hard(scores, entropies, wanted, settings.entropy_bound))
+        masked = _lowest(scores, number[:, None]) & wanted
+        tokens = tokens.masked_scatter(wanted, chosen)
+        # With a bound only the device knows whether anything is left.
+        over = not (masked.any() if settings.entropy_bound is not None else left[k - 1].any())
+        if (over or k == settings.last_step) and not sound:
             raise MaskweaveError("the transformer's logits are not finite: its weights are broken")
-        chosen = _sample(logits, noise[0][masked], token_temperature, top_k)  # (M,)
-        log_probability = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-        gumbel = -torch.log(-torch.log(noise[1][masked]))
-        if confidence == "log_probability":
-            score = log_probability + temperature * (1 - k / steps) * gumbel
-        else:
-            gamma = schedule(torch.tensor(k / steps, dtype=torch.float64)).item()
-            score = log_probability.exp() + temperature * (1 - gamma) * gumbel
+        yield Step(k - 1, tokens, masked, _place(0.0, wanted, log_probability))
+        if over:
+            return
+        tokens = tokens.masked_fill(masked, mask_token)
 
-        predicted = tokens.masked_scatter(masked, chosen)
-        scores = torch.full(tokens.shape, torch.inf, device=tokens.device)
-        scores = scores.masked_scatter(masked, score)
-        masked = _lowest(scores, left[k - 1][:, None]) & masked
-        if on_step is not None:
-            on_step(Step(k - 1, predicted, masked, scores))
-        tokens = predicted if k == last else predicted.masked_fill(masked, mask_token)
-    return tokens
+
+def _place(
+    elsewhere: float, where: Bool[Tensor, "batch length"], values: Float[Tensor, "wanted"]
+) -> Float[Tensor, "batch length"]:
+    full = torch.full(where.shape, elsewhere, device=where.device)
+    return full.masked_scatter(where, values)
 
 
 def _lowest(
@@ -254,6 +297,27 @@ def _lowest(
     """Mark the ``number`` lowest scores of each row; ties go to the earlier position."""
     rank = scores.argsort(dim=1, stable=True).argsort(dim=1)
     return rank < number
+
+
+def _hard(
+    scores: Float[Tensor, "batch length"],
+    entropies: Float[Tensor, "batch length"],
+    wanted: Bool[Tensor, "batch length"],
+    bound: float,
+) -> Int[Tensor, "batch"]:
+    """Return how many tokens of each image must stay masked for the rest to keep to the bound.
+
+    From the highest score down, tokens are easy while the sum of their entropies, less the largest
+    of these, is within the bound: their joint prediction is then nearly that of one after another
+    (Ben-Hamu et al. 2025, eq. 9).
+    """
+    best_first = scores.masked_fill(~wanted, -torch.inf).argsort(
+        dim=1, descending=True, stable=True
+    )
+    ranked = entropies.gather(1, best_first)
+    excess = ranked.cumsum(1) - ranked.cummax(1).values
+    easy = (excess <= bound) & wanted.gather(1, best_first)
+    return wanted.sum(1) - easy.cumprod(1).sum(1)
 
 
 def _noise(
@@ -269,11 +333,11 @@ def _noise(
 
 
 def _sample(
-    logits: Float[Tensor, "masked codes"],
-    uniform: Float[Tensor, "masked"],
+    logits: Float[Tensor, "wanted codes"],
+    uniform: Float[Tensor, "wanted"],
     temperature: float,
     top_k: int | None,
-) -> Int[Tensor, "masked"]:
+) -> Int[Tensor, "wanted"]:
     """Draw a code for each row by inverting the cumulative distribution: one number per token."""
     if temperature == 0:
         return logits.argmax(-1)
@@ -290,31 +354,16 @@ def _sample(
     return (index if codes is None else codes.gather(1, index))[:, 0]
 
 
-def _check_settings(
-    steps: int,
-    stop_after: int | None,
-    temperature: float,
-    token_temperature: float,
-    top_k: int | None,
-    confidence: str,
+def _check(
+    tokens: Tensor,
+    masked: Tensor,
+    grid: tuple[int, int],
+    generators: Sequence[torch.Generator],
 ) -> None:
-    if not 1 <= steps <= MOST_STEPS:
-        raise MaskweaveError(f"steps must be from 1 to {MOST_STEPS}, got {steps}")
-    if stop_after is not None and not 1 <= stop_after <= steps:
-        raise MaskweaveError(f"stop_after must be from 1 to {steps} (steps), got {stop_after}")
-    for value in (temperature, token_temperature):
-        if not 0 <= value <= HOTTEST:
-            raise MaskweaveError(f"temperatures must be from 0 to {HOTTEST}, got {value}")
-    if top_k is not None and top_k < 1:
-        raise MaskweaveError(f"top_k must be at least 1, got {top_k}")
-    if confidence not in ("log_probability", "probability"):
-        raise MaskweaveError(f"confidence is log_probability or probability, got {confidence!r}")
-
-
-def _check(tokens: Tensor, masked: Tensor, generators: Sequence[torch.Generator]) -> None:
-    if tokens.shape != masked.shape or tokens.ndim != 2:
+    if tokens.shape != masked.shape or tokens.ndim != 2 or tokens.shape[1] != grid[0] * grid[1]:
         raise MaskweaveError(
-            f"tokens and masked are (batch, length), got {[*tokens.shape]} and {[*masked.shape]}"
+            f"tokens and masked are (batch, length) of a grid {grid[0]}x{grid[1]}, got "
+            f"{[*tokens.shape]} and {[*masked.shape]}"
         )
     if len(generators) != len(tokens):
         raise MaskweaveError(f"{len(tokens)} images need as many generators, got {len(generators)}")

@@ -1,6 +1,7 @@
-"""From an image and a mask to filled images: encode once, decode tokens, paint once, paste."""
+"""From images and masks to filled images: the call that users of diffusers know."""
 
 import dataclasses
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.checkpoint import (
@@ -18,14 +19,18 @@ from maskweave.checkpoint import (
     load_transformer,
     resolve,
     save_component,
+    upload,
 )
 from maskweave.crops import Crop, enlarge, enlarge_mask, plan_crops, shrink
 from maskweave.errors import MaskweaveError
-from maskweave.files import read_json, write_json
-from maskweave.holes import known_patches, remark, token_mask
-from maskweave.images import Hole, Pixels, as_hole, as_pixels, check_sizes, converted
-from maskweave.maskgit import DecodeSettings, Step, decode
-from maskweave.schedules import named
+from maskweave.files import write_json
+from maskweave.fill import fill_batch
+from maskweave.holes import remark
+from maskweave.images import Hole, Pixels, as_hole, as_list, as_pixels, check_sizes, converted
+from maskweave.legacy import read_defaults
+from maskweave.maskgit import DecodeSettings, Step
+from maskweave.progress import progress
+from maskweave.seeds import seed_of
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import BidirectionalTransformer
 
@@ -44,7 +49,7 @@ class InpaintOutput:
     """Filled images, image by image and, for each, sample by sample."""
 
     images: list[Any]
-    """Of the output type."""
+    """Filled images of the output type."""
     steps: list[list[StepPicture]] | None = None
     """For every image of ``images``, its steps; None unless asked for."""
 
@@ -68,8 +73,8 @@ class _Canvas(NamedTuple):
 class _State(NamedTuple):
     """A crop after a step of decoding."""
 
-    painted: Float[Tensor, "3 size size"]
-    masked: Bool[Tensor, "length"]
+    painted: Float[Tensor, "3 height width"]
+    masked: Bool[Tensor, "rows columns"]
 
 
 class InpaintPipeline:
@@ -89,37 +94,88 @@ class InpaintPipeline:
         self.tokenizer = tokenizer.eval()
         self.transformer = transformer.eval()
         self.defaults = defaults or DecodeSettings()
+        self.show_progress = True
 
     @classmethod
-    def from_pretrained(cls, name: str | Path) -> "InpaintPipeline":
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        torch_dtype: torch.dtype = torch.float32,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> "InpaintPipeline":
         """Load a model by its shipped name, its folder or its hub id.
+
+        Parameters
+        ----------
+        name : str or Path
+            Shipped are those that ``maskweave models`` lists.
+        torch_dtype : torch.dtype
+            Precision of the transformer and of painting, as in ``to``.
+        revision, cache_dir, token, local_files_only
+            As in ``huggingface_hub.snapshot_download``; read only of a hub id.
 
         Raises
         ------
         MaskweaveError
             If there is no such model or its files are broken.
         """
-        directory = resolve(name)
+        directory = resolve(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+        )
         if (directory / "tokenizer").is_dir() and not (directory / "transformer").is_dir():
             raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
         file = directory / "config.json"
-        defaults = as_config(DecodeSettings, read_json(file).get("defaults", {}), file)
+        defaults = as_config(DecodeSettings, read_defaults(file), file)
         tokenizer = load_tokenizer(directory / "tokenizer")
-        return cls(tokenizer, load_transformer(directory / "transformer"), defaults)
+        pipeline = cls(tokenizer, load_transformer(directory / "transformer"), defaults)
+        return pipeline.to(torch_dtype)
 
-    def save_pretrained(self, directory: Path, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model to a folder, its floating-point weights as ``dtype`` if given."""
+        directory = Path(directory)
         save_component(self.tokenizer, directory / "tokenizer", dtype)
         save_component(self.transformer, directory / "transformer", dtype)
         write_json(directory / "config.json", {"defaults": dataclasses.asdict(self.defaults)})
 
-    def to(
-        self, device: str | torch.device, dtype: torch.dtype = torch.float32
-    ) -> "InpaintPipeline":
-        """Move to a device and round the transformer's weights to ``dtype``.
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str = "Upload model",
+    ) -> str:
+        """Upload the model to the Hugging Face hub; return the address of the commit.
 
-        The tokenizer keeps float32 weights: it encodes in float32 and paints in mixed precision.
+        Raises
+        ------
+        MaskweaveError
+            If the hub refuses or cannot be reached.
         """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload(Path(folder), repo_id, private, token, commit_message)
+
+    def to(
+        self,
+        device: str | torch.device | torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> "InpaintPipeline":
+        """Move to a device, round the transformer's weights to a dtype, or both, as modules do.
+
+        What is not given stays as it is. The tokenizer keeps float32 weights: it encodes in float32
+        and paints in mixed precision.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
         self.tokenizer.to(device)
         self.transformer.to(device, dtype)
         return self
@@ -134,7 +190,10 @@ class InpaintPipeline:
         """Precision of the transformer."""
         return self.transformer.position_embedding.dtype
 
-    @torch.inference_mode()
+    def set_progress_bar_config(self, *, disable: bool) -> None:
+        """Switch the progress bar off or on, as in diffusers; it needs a terminal."""
+        self.show_progress = not disable
+
     def __call__(
         self,
         image: Any,
@@ -148,39 +207,45 @@ class InpaintPipeline:
         keep_known: bool = True,
         output_type: Literal["pil", "np", "pt"] = "pil",
         output_steps: bool = False,
-        callback_on_step_end: Callable[["InpaintPipeline", int, Step], None] | None = None,
+        callback_on_step_end: Callable[["InpaintPipeline", int, int, dict[str, Any]], Any]
+        | None = None,
         **settings: Any,
     ) -> InpaintOutput:
         """Fill the holes of one image or of a list of images.
 
         Parameters
         ----------
-        image : PIL.Image.Image or numpy.ndarray, or a list of them
-            Of any size; arrays are uint8, (height, width, 3).
-        mask_image : PIL.Image.Image or numpy.ndarray, or a list of them
-            White (128 or more) or True is the hole; of the image's size. Without it the
-            transparent pixels of the image are the hole.
+        image : PIL.Image.Image, numpy.ndarray or torch.Tensor, or a list of them
+            Images of any size. Arrays are (height, width, 3), tensors (3, height, width), or
+            batches of these; uint8, or float in [0, 1], which is rounded to 8 bits.
+        mask_image : the same types
+            White (128 or more, 0.5 or more of floats) or True is the hole; of the image's size,
+            (height, width). Without it the transparent pixels of the image are the hole.
         num_inference_steps : int, optional
             T; the model's default otherwise, as for the other decode settings.
         temperature : float, optional
-            Scale of the noise on the confidence.
+            Scale of the noise in the order of decoding.
         num_images_per_prompt : int
             Different fills of each image.
-        generator : torch.Generator or a list with one for each image
-            On the CPU; without one every call differs.
+        generator : torch.Generator or a list with one for each image or for each fill
+            On any device; without one every call differs. The same numbers are promised for the
+            same kind of device. ``seeded(seed, name)`` gives what ``maskweave inpaint`` uses.
         batch_size : int
             Crops that are decoded at once. Changes nothing beyond rounding.
         keep_known : bool
             Return every pixel outside the hole as it was. Otherwise those of the crops as painted.
         output_type : {"pil", "np", "pt"}
-            PIL images, uint8 arrays (height, width, 3) or uint8 tensors (3, height, width).
+            PIL images, float arrays (height, width, 3) or float tensors (3, height, width) in
+            [0, 1]: in a list, as images may differ in size.
         output_steps : bool
             Paint the image after every step as well.
         callback_on_step_end : callable, optional
-            Called with the pipeline, the number of the step and a ``maskgit.Step``, batch by batch.
+            Called with the pipeline, the number of the step, how many of the T steps are left and a
+            dict of ``tokens``, ``masked`` and ``confidence`` as in ``maskgit.Step``, batch by
+            batch. Unlike in diffusers what it returns is not read: known tokens stay.
         **settings
-            Any other field of ``DecodeSettings``: ``schedule``, ``stop_after``,
-            ``token_temperature``, ``top_k``, ``confidence``.
+            Any other field of ``DecodeSettings``, for instance ``schedule``, ``order``,
+            ``token_temperature`` or ``paint``.
 
         Raises
         ------
@@ -194,31 +259,30 @@ class InpaintPipeline:
         named_here = {"steps": num_inference_steps, "temperature": temperature}
         resolved = self.settings(**named_here | settings)
         images, holes = _pair(image, mask_image)
-        sources = _generators(generator, len(images))
-        rows = _plan(holes, self.tokenizer.config.image_size, num_images_per_prompt, sources)
+        seeds = _seeds(generator, len(images), num_images_per_prompt)
 
         def on_step(step: Step) -> None:
             if callback_on_step_end is not None:
-                callback_on_step_end(self, step.number, step)
+                left = resolved.steps - 1 - step.number
+                tensors = {name: getattr(step, name) for name in ("tokens", "masked", "confidence")}
+                callback_on_step_end(self, step.number, left, tensors)
 
-        kept = (resolved.stop_after or resolved.steps) if output_steps else 1
-        canvases = [
-            [_Canvas(pixels.copy(), np.zeros_like(hole)) for _ in range(kept)]
-            for pixels, hole in zip(images, holes, strict=True)
-            for _ in range(num_images_per_prompt)
+        filled = self.fill(
+            images,
+            holes,
+            seeds,
+            resolved,
+            batch_size=batch_size,
+            keep_known=keep_known,
+            every_step=output_steps,
+            on_step=on_step,
+        )
+        steps = [
+            [StepPicture(converted(one.image, output_type), one.masked) for one in states]
+            for states in filled
         ]
-        for start in range(0, len(rows), batch_size):
-            batch = rows[start : start + batch_size]
-            windows = [
-                (row.crop.window(images[row.image]), row.crop.window(holes[row.image]))
-                for row in batch
-            ]
-            fills = self._fill(batch, windows, resolved, output_steps, on_step)
-            for row, window, states in zip(batch, windows, fills, strict=True):
-                for k, canvas in enumerate(canvases[row.output]):
-                    # Decoding ends early when nothing is masked.
-                    _paste(canvas, row.crop, window, states[min(k, len(states) - 1)], keep_known)
-        return _output(canvases, output_type, output_steps)
+        pictures = [states[-1].image for states in steps]
+        return InpaintOutput(pictures, steps if output_steps else None)
 
     def settings(self, **overrides: Any) -> DecodeSettings:
         """Return the model's defaults with those overrides that are not None.
@@ -234,100 +298,137 @@ class InpaintPipeline:
             raise MaskweaveError(f"unknown decode settings {', '.join(sorted(unknown))}")
         return dataclasses.replace(self.defaults, **given)
 
-    def fill_tokens(
-        self,
-        known: Float[Tensor, "batch 3 size size"],
-        hole: Bool[Tensor, "batch size size"],
-        generators: Sequence[torch.Generator],
-        settings: DecodeSettings | None = None,
-        on_step: Callable[[Step], None] | None = None,
-    ) -> Int[Tensor, "batch length"]:
-        """Return the tokens of images of the model's size, those under the holes as decoded.
+    def fill_tokens(self, known, hole, generators, settings=None, on_step=None):  # noqa: ANN001, ANN201, D102
+        from maskweave.fill import fill_tokens
 
-        The images ``known`` are in [-1, 1] and 0 in the hole. Each draws from its generator, which
-        is on the CPU; settings are the model's defaults unless given.
-        """
-        settings = settings or self.defaults
-        patch = self.tokenizer.patch_size
-        patches = known_patches(known, hole, patch).to(self.dtype)
-        with torch.autocast(known.device.type, enabled=False):  # a caller's would change tokens
-            tokens = self.tokenizer.encode(known)
-        how: dict[str, Any] = dataclasses.asdict(settings)
-        how["schedule"] = named(settings.schedule)
-        return decode(
-            lambda tokens, masked: self.transformer(tokens, masked, patches),
-            tokens,
-            token_mask(hole, patch),
-            mask_token=self.transformer.config.mask_token,
-            generators=generators,
-            on_step=on_step,
-            **how,
+        return fill_tokens(
+            self.tokenizer, self.transformer, known, hole, generators, settings or self.defaults
         )
+
+    @torch.inference_mode()
+    def fill(
+        self,
+        images: Sequence[Pixels],
+        holes: Sequence[Hole],
+        seeds: Sequence[Sequence[int]],
+        settings: DecodeSettings,
+        *,
+        batch_size: int = 16,
+        keep_known: bool = True,
+        every_step: bool = False,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> list[list[StepPicture]]:
+        """Fill arrays; the call with PIL images and generators goes through here.
+
+        Parameters
+        ----------
+        images, holes
+            uint8, (height, width, 3), and True in the hole, (height, width).
+        seeds : sequence of sequences of int
+            For each image the seed of each of its fills, from 0 to 2^63 - 1.
+        settings : DecodeSettings
+            How tokens are decoded and painted.
+        batch_size, keep_known
+            As in the call.
+        every_step : bool
+            Return the picture after each step, not only the last.
+        on_step : callable, optional
+            Told of each step of each batch.
+
+        Returns
+        -------
+        list
+            For every fill, image by image, its pictures as uint8 arrays.
+        """
+        if settings.paint == "expected" and any(len(each) > 1 for each in seeds):
+            raise MaskweaveError("paint 'expected' samples nothing: there is one fill, not several")
+        rows, owners = self._plan(holes, seeds)
+        kept = settings.last_step if every_step else 1
+        canvases = [
+            [_Canvas(images[i].copy(), np.zeros_like(holes[i])) for _ in range(kept)]
+            for i in owners
+        ]
+        with progress(len(rows), shown=self.show_progress) as advance:
+            for start in range(0, len(rows), batch_size):
+                batch = rows[start : start + batch_size]
+                windows = [
+                    (row.crop.window(images[row.image]), row.crop.window(holes[row.image]))
+                    for row in batch
+                ]
+                fills = self._fill(batch, windows, settings, every_step, on_step)
+                for row, window, states in zip(batch, windows, fills, strict=True):
+                    for k, canvas in enumerate(canvases[row.output]):
+                        # Decoding ends early when nothing is masked.
+                        state = states[min(k, len(states) - 1)]
+                        _paste(canvas, row.crop, window, state, keep_known)
+                advance(len(batch))
+        return [[StepPicture(*canvas) for canvas in states] for states in canvases]
+
+    def _plan(
+        self, holes: Sequence[Hole], seeds: Sequence[Sequence[int]]
+    ) -> tuple[list[_Row], list[int]]:
+        """List all crops of all fills, each with a seed of its own, and each fill's image.
+
+        A crop's seed comes from that of its fill and from its place, so that the batch that it
+        lands in does not matter.
+        """
+        size = max(self.tokenizer.image_size)
+        rows: list[_Row] = []
+        owners: list[int] = []
+        for image, (hole, its_seeds) in enumerate(zip(holes, seeds, strict=True)):
+            crops = plan_crops(hole, size)
+            for seed in its_seeds:
+                for crop in crops:
+                    place = f"0/{crop.rows.start}/{crop.columns.start}"
+                    rows.append(_Row(image, len(owners), crop, seed_of(seed, place)))
+                owners.append(image)
+        return rows, owners
 
     def _fill(
         self,
         rows: Sequence[_Row],
         windows: Sequence[tuple[Pixels, Hole]],
         settings: DecodeSettings,
-        keep_steps: bool,
-        on_step: Callable[[Step], None],
+        every_step: bool,
+        on_step: Callable[[Step], None] | None,
     ) -> list[list[_State]]:
         """Fill a batch of windows; return the states of each, only the last unless all are kept."""
-        config = self.tokenizer.config
-        shrunk = [shrink(pixels, hole, config.image_size) for pixels, hole in windows]
+        shrunk = [shrink(pixels, hole, self.tokenizer.image_size) for pixels, hole in windows]
         known = torch.stack([image for image, _ in shrunk]).to(self.device)
         hole = torch.stack([small for _, small in shrunk]).to(self.device)
-        grids: list[tuple[Tensor, Tensor]] = []  # tokens and what is masked of them, step by step
-
-        def keep(step: Step) -> None:
-            on_step(step)
-            if keep_steps:
-                grids.append((step.tokens, step.masked))
-
-        generators = [torch.Generator().manual_seed(row.seed) for row in rows]
-        tokens = self.fill_tokens(known, hole, generators, settings, keep)
-        if not keep_steps:
-            grids.append((tokens, torch.zeros_like(tokens, dtype=torch.bool)))
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            painted = [self.tokenizer.decode(t, known, hole).float().cpu() for t, _ in grids]
-        return [
-            [
-                _State(picture[i], grid[i].cpu())
-                for picture, (_, grid) in zip(painted, grids, strict=True)
-            ]
-            for i in range(len(windows))
-        ]
+        seeds = [row.seed for row in rows]
+        states: list[list[_State]] = [[] for _ in rows]
+        for step, images in fill_batch(
+            self.tokenizer, self.transformer, known, hole, seeds, settings, every_step=every_step
+        ):
+            if on_step is not None:
+                on_step(step)
+            if images is not None:
+                grids = step.masked.unflatten(1, self.tokenizer.grid).cpu()
+                for kept, image, grid in zip(states, images.cpu(), grids, strict=True):
+                    kept.append(_State(image, grid))
+        return states
 
 
-def _generators(
-    generator: torch.Generator | Sequence[torch.Generator] | None, images: int
-) -> Sequence[torch.Generator]:
-    """Return the generator that each image draws its seeds from."""
+def _seeds(
+    generator: torch.Generator | Sequence[torch.Generator] | None, images: int, samples: int
+) -> list[list[int]]:
+    """Draw the seed of every fill, before any decoding, from its image's or its own generator."""
     if generator is None:
         generator = torch.Generator()
         generator.seed()
     if isinstance(generator, torch.Generator):
-        return [generator] * images
-    if len(generator) != images:
-        raise MaskweaveError(f"{images} images need as many generators, got {len(generator)}")
-    return generator
-
-
-def _plan(
-    holes: Sequence[Hole], size: int, samples: int, generators: Sequence[torch.Generator]
-) -> list[_Row]:
-    """List all crops of all images and samples, each with a seed from its image's generator.
-
-    Seeds are drawn before any decoding, so that the batch a crop lands in does not matter.
-    """
-    rows: list[_Row] = []
-    for index, (hole, generator) in enumerate(zip(holes, generators, strict=True)):
-        crops = plan_crops(hole, size)
-        for sample in range(samples):
-            for crop in crops:
-                seed = int(torch.randint(2**62, (), generator=generator))
-                rows.append(_Row(index, index * samples + sample, crop, seed))
-    return rows
+        generators = [generator] * (images * samples)
+    elif len(generator) in (images, images * samples):
+        repeats = images * samples // len(generator) if len(generator) else 1
+        generators = [one for one in generator for _ in range(repeats)]
+    else:
+        raise MaskweaveError(
+            f"{images} images need as many generators, or one for each of {images * samples} "
+            f"fills, got {len(generator)}"
+        )
+    drawn = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
+    return [drawn[i : i + samples] for i in range(0, len(drawn), samples)]
 
 
 def _paste(
@@ -343,23 +444,10 @@ def _paste(
     crop.window(canvas.masked)[crop.part] = enlarge_mask(state.masked, crop.part)[crop.part]
 
 
-def _output(
-    canvases: Sequence[Sequence[_Canvas]], output_type: str, output_steps: bool
-) -> InpaintOutput:
-    images = [converted(states[-1].pixels, output_type) for states in canvases]
-    if not output_steps:
-        return InpaintOutput(images)
-    steps = [
-        [StepPicture(converted(state.pixels, output_type), state.masked) for state in states]
-        for states in canvases
-    ]
-    return InpaintOutput(images, steps)
-
-
 def _pair(image: Any, mask_image: Any) -> tuple[list[Pixels], list[Hole]]:
     """Return images as arrays and their holes, warning of holes that look like a mistake."""
-    images = list(image) if isinstance(image, list | tuple) else [image]
-    masks = list(mask_image) if isinstance(mask_image, list | tuple) else [mask_image] * len(images)
+    images = as_list(image)
+    masks = [None] * len(images) if mask_image is None else as_list(mask_image, channels=False)
     if len(images) != len(masks):
         raise MaskweaveError(f"{len(images)} images but {len(masks)} masks")
     pixels = [as_pixels(one) for one in images]
@@ -367,5 +455,5 @@ def _pair(image: Any, mask_image: Any) -> tuple[list[Pixels], list[Hole]]:
     for array, hole in zip(pixels, holes, strict=True):
         check_sizes(array, hole)
         if note := remark(hole):
-            warnings.warn(note, stacklevel=3)
+            warnings.warn(note, stacklevel=3)  # at the line that called the pipeline
     return pixels, holes

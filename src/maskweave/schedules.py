@@ -13,6 +13,9 @@ from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 
+ROUNDING = 1e-9
+"""What a float64 product of a ratio and a count may miss a whole number by."""
+
 Schedule = Callable[[Float[Tensor, "*shape"]], Float[Tensor, "*shape"]]
 
 
@@ -73,9 +76,17 @@ def masked_after(
         T, at least 1.
     holes : Tensor
         n for every image, on any device.
+
+    Returns
+    -------
+    Tensor
+        On the CPU: not every device has float64, and whoever decodes counts on these numbers.
     """
-    step = torch.arange(1, steps + 1)[:, None]  # (T, 1), on the CPU: not every device has float64
-    wanted = (schedule(step.double() / steps) * holes.cpu()).floor().long()  # (T, B)
-    left = torch.minimum(wanted, holes.cpu() - step).clamp(min=0)
-    left[-1] = 0
-    return left.to(holes.device)
+    holes = holes.cpu()
+    progress = torch.arange(1, steps + 1, dtype=torch.float64)[:, None] / steps  # (T, 1)
+    wanted = (schedule(progress) * holes + ROUNDING).floor().long()  # (T, B)
+    left: list[Tensor] = []
+    for row in wanted:
+        left.append(torch.minimum(row, (left[-1] if left else holes) - 1).clamp(min=0))
+    left[-1] = torch.zeros_like(holes)
+    return torch.stack(left)

@@ -24,7 +24,6 @@ def demo(
 ) -> None:
     """Fill a hole in a photo of a cat; write input, hole, result, every step and a sheet of all."""
     import numpy as np
-    import torch
     from PIL import Image
     from skimage.data import chelsea
 
@@ -32,8 +31,8 @@ def demo(
     from maskweave.images import covered, refuse_existing, write_image
 
     pipeline = load_pipeline("cats64", "cpu", "float32")
-    size = pipeline.tokenizer.config.image_size
-    steps = pipeline.defaults.stop_after or pipeline.defaults.steps
+    size, _ = pipeline.tokenizer.image_size
+    steps = pipeline.defaults.last_step
     names = ["input", "hole", "result", *(f"step_{k:02d}" for k in range(1, steps + 1))]
     files = [output / f"{name}.png" for name in [*names, "sheet"]]
     refuse_existing(files, overwrite)
@@ -41,10 +40,8 @@ def demo(
     photo = Image.fromarray(chelsea()).crop(FACE).resize((size, size), Image.Resampling.LANCZOS)
     face = np.array(photo)
     hole = draw_hole("random-walk", size, size, np.random.default_rng(seed))
-    generator = torch.Generator().manual_seed(seed)
-    filled = pipeline(face, hole, generator=generator, output_type="np", output_steps=True)
-    [states] = filled.steps or []
-    first = [face, covered(face, hole), *filled.images]
+    [states] = pipeline.fill([face], [hole], [[seed]], pipeline.defaults, every_step=True)
+    first = [face, covered(face, hole), states[-1].image]
     painted = [state.image for state in states]
     decided = [covered(state.image, state.masked) for state in states]
 

@@ -64,9 +64,22 @@ def inpaint(
     model: Model = "cats64",
     steps: Annotated[int | None, typer.Option(help="Decoding steps T.")] = None,
     schedule: Annotated[str | None, typer.Option(help="linear, cosine, square, arccos.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="Noise on the confidence.")] = None,
+    order: Annotated[
+        str | None,
+        typer.Option(help="What is kept first: confidence, probability, random, halton."),
+    ] = None,
+    paint: Annotated[
+        str | None,
+        typer.Option(
+            help="sampled: lively, each fill is another. expected: one pass, one faithful answer."
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Scale of the noise in the order.")
+    ] = None,
     token_temperature: Annotated[
-        float | None, typer.Option(help="Of the tokens' sampling: 0 takes the likeliest.")
+        float | None,
+        typer.Option(help="Tokens are sampled at this temperature; 0 takes the likeliest."),
     ] = None,
     stop_after: Annotated[int | None, typer.Option(help="Run only t of the T steps.")] = None,
     num_samples: Annotated[int, typer.Option(min=1, help="Different fills of each image.")] = 1,
@@ -90,15 +103,18 @@ def inpaint(
 
     jobs = _plan(image, mask, output, num_samples)
     pipeline = load_pipeline(model, device, dtype)
+    pipeline.set_progress_bar_config(disable=image.is_dir())  # a folder has a bar of its own
     settings = pipeline.settings(
         steps=steps,
         schedule=schedule,
+        order=order,
+        paint=paint,
         temperature=temperature,
         token_temperature=token_temperature,
         stop_after=stop_after,
     )
     if save_steps:
-        _name_steps(jobs, settings.stop_after or settings.steps)
+        _name_steps(jobs, settings.last_step)
     files = [file for job in jobs for file in job.files()]
     twice = [file for file, number in Counter(files).items() if number > 1]
     if twice:
@@ -159,9 +175,10 @@ def _fill(
     skip_bad: bool,
 ) -> None:
     """Read, fill and write one batch."""
-    import torch
+    import numpy as np
 
     from maskweave.images import write_image
+    from maskweave.seeds import seeded
 
     ready = list(_read(jobs, invert_mask, skip_bad))
     with warnings.catch_warnings():
@@ -170,18 +187,17 @@ def _fill(
             [pixels for _, pixels, _ in ready],
             [hole for _, _, hole in ready],
             num_images_per_prompt=len(jobs[0].outputs),
-            generator=[torch.Generator().manual_seed(seed) for _ in ready],
+            generator=[seeded(seed, job.image.stem) for job, _, _ in ready],
             batch_size=len(jobs),
-            output_type="np",
             output_steps=bool(jobs[0].steps),
             **asdict(settings),
         )
     for index, picture in enumerate(filled.images):
         sample = index % len(jobs[0].outputs)
         job = ready[index // len(jobs[0].outputs)][0]
-        pictures = {job.outputs[sample]: picture}
+        pictures = {job.outputs[sample]: np.array(picture)}
         if filled.steps:
-            steps = [step.image for step in filled.steps[index]]
+            steps = [np.array(step.image) for step in filled.steps[index]]
             pictures |= dict(zip(job.steps[sample], steps, strict=True))
         with _noted(job, skip_bad):
             for file, pixels in pictures.items():

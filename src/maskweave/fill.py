@@ -1,0 +1,178 @@
+"""A batch of holes at the model's size: encode once, decode tokens step by step, paint.
+
+No geometry: images of any size become such batches in ``pipeline``. The web page, clusters and
+exported graphs build on this file too.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from maskweave.holes import known_patches, token_mask
+from maskweave.maskgit import DecodeSettings, Predict, Step, decode
+from maskweave.tokenizer.base import Tokenizer
+from maskweave.transformer import BidirectionalTransformer
+
+
+class Fill(NamedTuple):
+    """A batch after a step of decoding."""
+
+    step: Step
+    """Tokens, and which of them stay masked."""
+    images: Float[Tensor, "batch 3 height width"] | None
+    """Painted from all tokens as predicted so far, in [-1, 1]; None where no picture is wanted."""
+
+
+def fill_batch(
+    tokenizer: Tokenizer,
+    transformer: BidirectionalTransformer,
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    seeds: Sequence[int],
+    settings: DecodeSettings,
+    *,
+    every_step: bool = False,
+) -> Iterator[Fill]:
+    """Fill holes of images of the model's size; yield after each step of decoding.
+
+    The last fill is the result and is always painted. Whoever stops iterating cancels the rest.
+
+    Parameters
+    ----------
+    tokenizer, transformer
+        A model, on the device of the images.
+    known : Tensor
+        Images in [-1, 1]; what lies under the hole is never read.
+    hole : Tensor
+        True in the hole.
+    seeds : sequence of int
+        One for each image, whose noise depends on nothing else.
+    settings : DecodeSettings
+        How tokens are decoded and painted.
+    every_step : bool
+        Paint after every step, not only after the last.
+
+    Raises
+    ------
+    MaskweaveError
+        If the transformer's weights are broken.
+    """
+    known = known.masked_fill(hole[:, None], 0.0)
+    if settings.paint == "expected":
+        step, codes = expected_codes(tokenizer, transformer, known, hole)
+        yield Fill(step, _paint(tokenizer, transformer, codes, known, hole))
+        return
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for step in decode_tokens(tokenizer, transformer, known, hole, generators, settings):
+        last = step.number + 1 == settings.last_step or not step.masked.any()
+        images = None
+        if last or every_step:
+            images = _paint(tokenizer, transformer, tokenizer.codes[step.tokens], known, hole)
+        yield Fill(step, images)
+
+
+def decode_tokens(
+    tokenizer: Tokenizer,
+    transformer: BidirectionalTransformer,
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    generators: Sequence[torch.Generator],
+    settings: DecodeSettings,
+) -> Iterator[Step]:
+    """Yield the steps of decoding the tokens under the holes, as ``maskgit.decode`` does.
+
+    ``known`` is 0 in the hole; each image draws from its generator, which is on the CPU.
+    """
+    return decode(
+        predictor(tokenizer, transformer, known, hole),
+        _encode(tokenizer, known),
+        token_mask(hole, tokenizer.patch_size),
+        settings,
+        grid=tokenizer.grid,
+        codebook_size=tokenizer.codebook_size,
+        mask_token=transformer.config.mask_token,
+        generators=generators,
+    )
+
+
+def fill_tokens(
+    tokenizer: Tokenizer,
+    transformer: BidirectionalTransformer,
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    generators: Sequence[torch.Generator],
+    settings: DecodeSettings,
+) -> Int[Tensor, "batch length"]:
+    """Return the tokens after the last step of ``decode_tokens``."""
+    *_, last = decode_tokens(tokenizer, transformer, known, hole, generators, settings)
+    return last.tokens
+
+
+# Not in the paper: the mean of the decoder's input over the first step's prediction
+@torch.no_grad()
+def expected_codes(
+    tokenizer: Tokenizer,
+    transformer: BidirectionalTransformer,
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+) -> tuple[Step, Float[Tensor, "batch length codebook_dim"]]:
+    """Return the mean code of every token under the holes, and the likeliest tokens.
+
+    One pass of the transformer with all tokens under the hole masked: softmax(logits) weighs the
+    codes. Known tokens have their own code. ``known`` is 0 in the hole.
+    """
+    masked = token_mask(hole, tokenizer.patch_size)
+    tokens = _encode(tokenizer, known)
+    codes = tokenizer.codes[tokens]  # (B, N, D)
+    shown = tokens.masked_fill(masked, transformer.config.mask_token)
+    predict = predictor(tokenizer, transformer, known, hole)
+    logits = predict(shown, masked, 0.0)[:, : tokenizer.codebook_size].float()  # (M, K)
+    probabilities = logits.softmax(-1)
+    codes = codes.masked_scatter(masked[..., None], probabilities @ tokenizer.codes.float())
+    best, chosen = probabilities.max(-1)
+    confidence = torch.zeros(masked.shape, device=masked.device)
+    step = Step(
+        0,
+        tokens.masked_scatter(masked, chosen),
+        torch.zeros_like(masked),
+        confidence.masked_scatter(masked, best.log()),
+    )
+    return step, codes
+
+
+def predictor(
+    tokenizer: Tokenizer,
+    transformer: BidirectionalTransformer,
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+) -> Predict:
+    """Return the transformer as ``maskgit.decode`` takes it, beside the known pixels it sees."""
+    patches = known_patches(known, hole, tokenizer.patch_size)
+    patches = patches.to(transformer.position_embedding.dtype)
+
+    def predict(tokens: Tensor, wanted: Tensor, _progress: float) -> Tensor:
+        return transformer(tokens, wanted, patches)
+
+    return predict
+
+
+def _encode(tokenizer: Tokenizer, known: Tensor) -> Int[Tensor, "batch length"]:
+    with torch.autocast(known.device.type, enabled=False):  # a caller's would change tokens
+        return tokenizer.encode(known)
+
+
+@torch.no_grad()
+def _paint(
+    tokenizer: Tokenizer,
+    transformer: BidirectionalTransformer,
+    codes: Tensor,
+    known: Tensor,
+    hole: Tensor,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Paint in the transformer's precision: the tokenizer's weights stay in float32."""
+    dtype = transformer.position_embedding.dtype
+    with torch.autocast(known.device.type, dtype, enabled=dtype != torch.float32):
+        return tokenizer.paint(codes, known, hole).float()
