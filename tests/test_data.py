@@ -3,8 +3,12 @@
 import hashlib
 import io
 import json
+import os
 import pickle
+import subprocess
+import sys
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +291,23 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
+    save(photo(0), tmp_path / "photos" / "\u5199\u771f.png")
+    (tmp_path / "photos" / "\u732b.png").write_bytes(b"broken")
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+
+    def check(*arguments: object) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-m", "maskweave", "data", "check", *map(str, arguments)]
+        return subprocess.run(command, env=environment, capture_output=True, check=False)
+
+    result = check(tmp_path / "photos")
+    assert (result.returncode, result.stderr) == (1, b"")
+    assert b"\\u732b.png is not a readable image" in result.stdout
+    result = check(tmp_path / "\u732b")
+    assert result.returncode == 2
+    assert b"\\u732b is not a folder" in result.stderr
+
+
 # Shards
 
 
@@ -348,6 +369,18 @@ def test_worker_processes_read_shards(files: list[Path], tmp_path: Path) -> None
         batches = list(DataLoader(images, batch_size=2, num_workers=2))
         assert torch.equal(torch.cat(batches), wanted)
     assert np.array_equal(pickle.loads(pickle.dumps(images))[5], wanted[5])
+
+
+def test_threads_read_shards_at_once(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "pread")  # Windows has none
+    images = ImageShards(tmp_path / "tars", 32)
+    wanted = [read_square(file, 32) for file in files]
+    with ThreadPoolExecutor(8) as pool:
+        order = np.random.default_rng(0).permutation(np.arange(7).repeat(60)).tolist()
+        for i, image in zip(order, pool.map(images.__getitem__, order), strict=True):
+            assert np.array_equal(image, wanted[i])
 
 
 def test_rewritten_shards_are_read_anew(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """``maskweave``, the command line. A command imports torch only when it runs."""
 
+import io
 import sys
 from typing import Annotated, Any, cast
 
@@ -69,4 +70,8 @@ def maskweave(
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Names of files may hold what the terminal has no letters for.
+            stream.reconfigure(errors="backslashreplace")
     app()

@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import tarfile
+import threading
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
@@ -89,8 +90,10 @@ class ImageShards(Dataset[Square]):
     def _read(self, index: int) -> bytes:
         shard, first, length = self._find(index)
         try:
-            # Threads and forked workers share a file, and so they would share a place in it.
-            return os.pread(_open(shard).descriptor, length, first)
+            # Threads and forked workers would share the place in a file that they share.
+            file = _open(shard, os.getpid(), threading.get_ident())
+            os.lseek(file.descriptor, first, os.SEEK_SET)
+            return os.read(file.descriptor, length)
         except OSError as error:
             raise MaskweaveError(f"cannot read {shard}: {error.strerror}") from error
 
@@ -150,5 +153,7 @@ class _OpenFile:
 
 
 @lru_cache(OPEN_SHARDS)
-def _open(shard: Path) -> _OpenFile:
-    return _OpenFile(os.open(shard, os.O_RDONLY))
+def _open(shard: Path, process: int, thread: int) -> _OpenFile:
+    """Open a file of one thread's own."""
+    # Windows would else change bytes that look like ends of lines.
+    return _OpenFile(os.open(shard, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
