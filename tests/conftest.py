@@ -19,16 +19,29 @@ from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 torch.set_num_threads(1)  # tiny models: threads would wait for each other
 
 
-def tiny_pipeline(seed: int = 0, patch: int = 4) -> InpaintPipeline:
+def tiny_pipeline(seed: int = 0, patch_size: int = 4, **guided: int) -> InpaintPipeline:
+    """Return a model of 16x16 images; ``guided`` are further fields of the tokenizer's config."""
     torch.manual_seed(seed)
     tokenizer = VQGAN(
         TokenizerConfig(
-            image_size=16, codebook_size=32, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
+            image_size=16,
+            codebook_size=32,
+            encoder_dim=16,
+            channels=(8, 8, 16),
+            decoder_blocks=1,
+            **guided,
         )
     )
     transformer = BidirectionalTransformer(
         TransformerConfig(
-            codebook_size=32, grid=(4, 4), dim=16, depth=2, heads=2, mlp_dim=32, patch_size=patch
+            codebook_size=32,
+            grid=(4, 4),
+            dim=16,
+            depth=2,
+            heads=2,
+            mlp_dim=32,
+            patch_size=patch_size,
+            guided="guided" in guided,
         )
     )
     for parameter in transformer.parameters():  # far from uniform predictions
@@ -36,9 +49,13 @@ def tiny_pipeline(seed: int = 0, patch: int = 4) -> InpaintPipeline:
     return InpaintPipeline(tokenizer, transformer)
 
 
+def tiny_guided() -> InpaintPipeline:
+    return tiny_pipeline(guided=True, attention_heads=2, smooth=True)
+
+
 @pytest.fixture(params=[0, 4], ids=["tokens alone", "tokens and known pixels"])
 def pipeline(request: pytest.FixtureRequest) -> InpaintPipeline:
-    return tiny_pipeline(patch=request.param)
+    return tiny_pipeline(patch_size=request.param)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ ROOT = Path(maskweave.__file__).parent
 # never from a sibling.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "seeds", "models"},
-    {"schedules", "holes", "images"},
-    {"tokenizer", "transformer", "data", "guide", "crops"},
+    {"files", "seeds", "drawing", "guide", "models"},
+    {"schedules", "orders", "holes", "images", "legacy"},
+    {"tokenizer", "transformer", "data", "crops"},
     {"maskgit", "checkpoint"},
     {"fill", "windows"},
     {"pipeline"},

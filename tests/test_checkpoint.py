@@ -5,15 +5,18 @@ import shutil
 import sys
 import types
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import tiny_pipeline
 from maskweave.checkpoint import load_tokenizer, load_transformer, resolve, shipped_models
 from maskweave.errors import MaskweaveError
 from maskweave.files import LARGEST_CONFIG
+from maskweave.legacy import read_config
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 
@@ -30,7 +33,7 @@ def fill(pipeline: InpaintPipeline) -> np.ndarray:
 def test_law_7_a_model_saved_and_loaded_gives_the_same_bytes(
     pipeline: InpaintPipeline, tmp_path: Path
 ) -> None:
-    pipeline.defaults = DecodeSettings(steps=3, top_k=5, confidence="probability")
+    pipeline.defaults = DecodeSettings(steps=3, top_k=5, order="probability")
     pipeline.save_pretrained(tmp_path)
     loaded = InpaintPipeline.from_pretrained(tmp_path)
     assert loaded.defaults == pipeline.defaults
@@ -121,8 +124,8 @@ def test_transformers_of_absurd_sizes_are_refused(model: Path, sizes: dict[str, 
     [
         ({"noise": 1}, "does not describe DecodeSettings: see noise"),
         ({"steps": 2.5}, "does not describe DecodeSettings: see steps"),
-        ({"confidence": "entropy"}, "does not describe DecodeSettings: see confidence"),
-        ({"steps": 10**13}, "config.json: steps must be from 1 to"),
+        ({"order": "entropy"}, "config.json: order is one of"),
+        ({"steps": 10**13}, "config.json: steps must be a whole number"),
     ],
 )
 def test_wrong_default_settings_are_refused(
@@ -190,3 +193,80 @@ def test_the_shipped_models_load() -> None:
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         assert size < 32e6
         assert (folder / "README.md").is_file()
+
+
+def test_configs_of_version_0_1_are_read_with_the_names_of_today(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline()
+    pipeline.save_pretrained(tmp_path)
+    old = {
+        "tokenizer": {
+            "image_size": 16, "patch": 4, "codebook_size": 32, "code_dim": 8, "encoder_dim": 16,
+            "encoder_blocks": 3, "channels": [8, 8, 16], "decoder_blocks": 1,
+        },
+        "transformer": {
+            "codebook_size": 32, "length": 16, "dim": 16, "layers": 2, "heads": 2, "mlp_dim": 32,
+            "pre_norm": False, "modern": False, "dropout": 0.0, "attention_dropout": 0.1,
+            "tied_output": True, "mask_logit": False, "patch": 4,
+        },
+        ".": {"defaults": {"steps": 3, "confidence": "probability"}},
+    }  # fmt: skip
+    for part, fields in old.items():
+        (tmp_path / part / "config.json").write_text(json.dumps(fields))
+    again = InpaintPipeline.from_pretrained(tmp_path)
+    assert again.tokenizer.config == pipeline.tokenizer.config
+    assert again.transformer.config == pipeline.transformer.config
+    assert again.defaults == DecodeSettings(steps=3, order="probability")
+
+
+def test_the_modern_block_of_version_0_1_is_its_four_choices(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"modern": true, "length": 12}')
+    modern = ("pre_norm", "rms_norm", "swiglu", "rotary", "qk_norm")
+    assert read_config(file) == {"grid": [3, 4]} | dict.fromkeys(modern, True)
+
+
+def test_a_model_is_uploaded_whole_and_refusals_of_the_hub_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hub:
+        files: ClassVar[list[str]] = []
+
+        def __init__(self, token: str | None) -> None:
+            assert token == "secret"
+
+        def create_repo(self, name: str, private: bool | None, exist_ok: bool) -> None:
+            assert exist_ok
+            if name == "nobody/model":
+                raise RuntimeError("403 Forbidden\nand a page of HTML")
+
+        def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> str:
+            Hub.files = sorted(str(f.relative_to(folder_path)) for f in folder_path.rglob("*.*"))
+            return f"hub/{repo_id}/{commit_message}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    pipeline = tiny_pipeline()
+    assert pipeline.push_to_hub("me/model", token="secret") == "hub/me/model/Upload model"
+    assert Hub.files == [
+        "config.json",
+        "tokenizer/config.json", "tokenizer/model.safetensors",
+        "transformer/config.json", "transformer/model.safetensors",
+    ]  # fmt: skip
+    with pytest.raises(MaskweaveError, match=r"^cannot upload to 'nobody/model': 403 Forbidden$"):
+        pipeline.push_to_hub("nobody/model", token="secret")
+
+
+def test_arguments_of_the_hub_reach_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path
+) -> None:
+    seen: dict[str, object] = {}
+
+    def download(name: str, **arguments: object) -> str:
+        seen.update(arguments, name=name)
+        return str(tiny_model)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    InpaintPipeline.from_pretrained(
+        "me/model", revision="v1", cache_dir=tmp_path, token=False, local_files_only=True
+    )
+    wanted = {"revision": "v1", "cache_dir": tmp_path, "token": False, "local_files_only": True}
+    assert wanted.items() <= seen.items()

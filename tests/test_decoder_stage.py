@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
-from maskweave.training.loop import RunConfig
+from maskweave.training.loop import Course, RunConfig
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
 from maskweave.training.painting import PaintingLoss
@@ -76,23 +77,18 @@ def test_a_share_of_the_images_is_filled_by_the_transformer(
 ) -> None:
     task, batch = task_and_batch(override(RECIPE, [f"filled={share}"]))
     seen: list[torch.Tensor] = []
-    codes = DecoderTask._codes
 
     def sevens(model: InpaintPipeline, known: torch.Tensor, *_: object) -> torch.Tensor:
         return torch.full((len(known), 16), 7)
 
-    def watched(vqgan: VQGAN, tokens: torch.Tensor) -> torch.Tensor:
-        seen.append(tokens.clone())
-        return codes(vqgan, tokens)
-
     monkeypatch.setattr(InpaintPipeline, "fill_tokens", sevens)
-    monkeypatch.setattr(DecoderTask, "_codes", watched)
+    task.learner.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     task.step(batch, 0)
-    [tokens] = seen
-    painted = (tokens == 7).all(1)
+    codes = seen[0].flatten(2).transpose(1, 2)  # (8, 16, codebook_dim)
+    painted = (codes == task.tokenizer.codes[7]).all(2).all(1)
     assert painted.sum() == filled
-    true = task.tokenizer.encode(to_unit_range(batch[0]))
-    assert torch.equal(tokens[~painted], true[~painted])
+    true = task.tokenizer.codes[task.tokenizer.encode(to_unit_range(batch[0]))]
+    assert torch.equal(codes[~painted], true[~painted])
 
 
 def test_a_batch_is_learnt_by_heart() -> None:
@@ -122,7 +118,7 @@ def test_a_run_on_another_model_is_refused(run: Path, noise: Path, tmp_path: Pat
 
 
 def test_the_reference_vqgan_is_refused(noise: Path, tmp_path: Path) -> None:
-    tiny_pipeline(patch=0).save_pretrained(tmp_path)
+    tiny_pipeline(patch_size=0).save_pretrained(tmp_path)
     down: tuple = ("down", "down")
     up: tuple = ("up", "up")
     config = ReferenceConfig(down, (32,) * 3, up, (32,) * 3, 16, codebook_size=32, codebook_dim=8)
@@ -145,10 +141,10 @@ def test_settings_out_of_range_are_refused(setting: str, message: str) -> None:
         override(RECIPE, [setting])
 
 
-def task_and_batch(recipe: DecoderRecipe) -> tuple[DecoderTask, tuple[torch.Tensor, ...]]:
+def task_and_batch(recipe: DecoderRecipe) -> tuple[DecoderTask, tuple[Any, ...]]:
     images = torch.randint(0, 256, (8, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
     recipe = override(recipe, ["loss.adversarial=0"])
-    task = DecoderTask(recipe, tiny_pipeline(), images, Accelerator(cpu=True), 100, 10)
+    task = DecoderTask(recipe, tiny_pipeline(), images, Accelerator(cpu=True), Course(100, 10))
     hole = draw_holes(("box",), 8, 16, 16, np.random.default_rng(0))
-    return task, (images, hole, torch.arange(8))
+    return task, (images, hole, [str(seed) for seed in range(8)])

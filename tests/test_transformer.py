@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from maskweave.errors import MaskweaveError
-from maskweave.maskgit import corrupt, decode, masked_loss
+from maskweave.guide import Guide
+from maskweave.holes import known_patches
+from maskweave.maskgit import DecodeSettings, corrupt, decode, masked_loss
 from maskweave.transformer import (
     Attention,
     BidirectionalTransformer,
@@ -101,8 +103,12 @@ def test_a_transformer_that_scores_the_mask_token_never_predicts_it() -> None:
     model.bias.data[:, 20] = 100.0
     masked = torch.ones(3, 9, dtype=torch.bool)
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
-    tokens = decode(model, masked.long(), masked, mask_token=20, generators=generators, steps=3)
-    assert tokens.max() < 20
+    *_, last = decode(
+        lambda tokens, wanted, _: model(tokens, wanted), masked.long(), masked,
+        DecodeSettings(steps=3), grid=(3, 3), codebook_size=20, mask_token=20,
+        generators=generators,
+    )  # fmt: skip
+    assert last.tokens.max() < 20
 
 
 @BLOCKS
@@ -136,6 +142,39 @@ def test_every_parameter_receives_a_gradient(
     without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # A constant added to every key cancels in the softmax: its gradient is zero but for rounding.
     assert not [name for name in without if not name.endswith("key.bias")]
+
+
+def test_rotary_angles_are_never_rounded_and_never_saved() -> None:
+    config = TransformerConfig(20, (3, 5), 16, 2, 4, 24, **MODERN)
+    model = BidirectionalTransformer(config)
+    exact = model.rotation
+    assert "rotation" not in model.state_dict()
+    assert torch.equal(model.to(torch.bfloat16).rotation, exact)
+    assert model.position_embedding.dtype == torch.bfloat16
+    tokens = torch.randint(20, (2, 15))
+    assert model(tokens).dtype == torch.bfloat16
+
+
+def test_a_guide_is_seen_under_the_hole_only() -> None:
+    config = TransformerConfig(20, (4, 4), 16, 2, 4, 24, patch_size=2, guided=True)
+    model = BidirectionalTransformer(config).eval()
+    for parameter in model.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.3)
+    tokens, images = torch.full((1, 16), 20), torch.rand(1, 3, 8, 8)
+    hole = torch.zeros(1, 8, 8, dtype=torch.bool)
+    hole[:, :4] = True
+
+    def logits(guide: torch.Tensor, finer: bool) -> torch.Tensor:
+        guides = Guide(guide, torch.tensor([finer]))
+        return model(tokens, known=known_patches(images, hole, 2, guides))
+
+    one = torch.rand(1, 3, 8, 8)
+    outside = torch.where(hole[:, None], one, 1 - one)
+    assert torch.equal(logits(one, False), logits(outside, False))
+    assert not torch.equal(logits(one, False), logits(1 - one, False))
+    assert not torch.equal(logits(one, False), logits(one, True))
+    with pytest.raises(MaskweaveError, match="patch_size must not be 0"):
+        TransformerConfig(guided=True)
 
 
 def test_every_token_sees_every_other() -> None:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskweave.guide import Guide, interpolated
 from maskweave.holes import known_patches, token_mask
 from maskweave.maskgit import DecodeSettings, Predict, Step, decode
 from maskweave.tokenizer.base import Tokenizer
@@ -34,6 +35,7 @@ def fill_batch(
     seeds: Sequence[int],
     settings: DecodeSettings,
     *,
+    guide: Guide | None = None,
     every_step: bool = False,
 ) -> Iterator[Fill]:
     """Fill holes of images of the model's size; yield after each step of decoding.
@@ -52,6 +54,8 @@ def fill_batch(
         One for each image, whose noise depends on nothing else.
     settings : DecodeSettings
         How tokens are decoded and painted.
+    guide : Guide, optional
+        What a guided model starts from; by default the known pixels are interpolated.
     every_step : bool
         Paint after every step, not only after the last.
 
@@ -61,16 +65,19 @@ def fill_batch(
         If the transformer's weights are broken.
     """
     known = known.masked_fill(hole[:, None], 0.0)
+    if guide is None and (tokenizer.guided or transformer.config.guided):
+        guide = interpolated(known, hole)
     if settings.paint == "expected":
-        step, codes = expected_codes(tokenizer, transformer, known, hole)
-        yield Fill(step, _paint(tokenizer, transformer, codes, known, hole))
+        step, codes = expected_codes(tokenizer, transformer, known, hole, guide)
+        yield Fill(step, _paint(tokenizer, transformer, codes, known, hole, guide))
         return
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    for step in decode_tokens(tokenizer, transformer, known, hole, generators, settings):
+    for step in decode_tokens(tokenizer, transformer, known, hole, generators, settings, guide):
         last = step.number + 1 == settings.last_step or not step.masked.any()
         images = None
         if last or every_step:
-            images = _paint(tokenizer, transformer, tokenizer.codes[step.tokens], known, hole)
+            codes = tokenizer.codes[step.tokens]
+            images = _paint(tokenizer, transformer, codes, known, hole, guide)
         yield Fill(step, images)
 
 
@@ -81,13 +88,14 @@ def decode_tokens(
     hole: Bool[Tensor, "batch height width"],
     generators: Sequence[torch.Generator],
     settings: DecodeSettings,
+    guide: Guide | None = None,
 ) -> Iterator[Step]:
     """Yield the steps of decoding the tokens under the holes, as ``maskgit.decode`` does.
 
     ``known`` is 0 in the hole; each image draws from its generator, which is on the CPU.
     """
     return decode(
-        predictor(tokenizer, transformer, known, hole),
+        predictor(tokenizer, transformer, known, hole, guide),
         _encode(tokenizer, known),
         token_mask(hole, tokenizer.patch_size),
         settings,
@@ -105,9 +113,10 @@ def fill_tokens(
     hole: Bool[Tensor, "batch height width"],
     generators: Sequence[torch.Generator],
     settings: DecodeSettings,
+    guide: Guide | None = None,
 ) -> Int[Tensor, "batch length"]:
     """Return the tokens after the last step of ``decode_tokens``."""
-    *_, last = decode_tokens(tokenizer, transformer, known, hole, generators, settings)
+    *_, last = decode_tokens(tokenizer, transformer, known, hole, generators, settings, guide)
     return last.tokens
 
 
@@ -118,6 +127,7 @@ def expected_codes(
     transformer: BidirectionalTransformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
+    guide: Guide | None = None,
 ) -> tuple[Step, Float[Tensor, "batch length codebook_dim"]]:
     """Return the mean code of every token under the holes, and the likeliest tokens.
 
@@ -128,7 +138,7 @@ def expected_codes(
     tokens = _encode(tokenizer, known)
     codes = tokenizer.codes[tokens]  # (B, N, D)
     shown = tokens.masked_fill(masked, transformer.config.mask_token)
-    predict = predictor(tokenizer, transformer, known, hole)
+    predict = predictor(tokenizer, transformer, known, hole, guide)
     logits = predict(shown, masked, 0.0)[:, : tokenizer.codebook_size].float()  # (M, K)
     probabilities = logits.softmax(-1)
     codes = codes.masked_scatter(masked[..., None], probabilities @ tokenizer.codes.float())
@@ -148,9 +158,11 @@ def predictor(
     transformer: BidirectionalTransformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
+    guide: Guide | None = None,
 ) -> Predict:
     """Return the transformer as ``maskgit.decode`` takes it, beside the known pixels it sees."""
-    patches = known_patches(known, hole, tokenizer.patch_size)
+    guide = (guide or interpolated(known, hole)) if transformer.config.guided else None
+    patches = known_patches(known, hole, tokenizer.patch_size, guide)
     patches = patches.to(transformer.position_embedding.dtype)
 
     def predict(tokens: Tensor, wanted: Tensor, _progress: float) -> Tensor:
@@ -171,8 +183,9 @@ def _paint(
     codes: Tensor,
     known: Tensor,
     hole: Tensor,
+    guide: Guide | None,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Paint in the transformer's precision: the tokenizer's weights stay in float32."""
     dtype = transformer.position_embedding.dtype
     with torch.autocast(known.device.type, dtype, enabled=dtype != torch.float32):
-        return tokenizer.paint(codes, known, hole).float()
+        return tokenizer.paint(codes, known, hole, guide).float()

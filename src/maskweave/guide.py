@@ -1,9 +1,51 @@
-"""The guide where no coarser fill is there: a smooth interpolation of the known pixels."""
+"""The guide: a blurred picture of what lies under the hole, from which networks start to paint.
+
+At the coarsest level of a photo it is a smooth interpolation of the known pixels, at finer levels
+the fill of the level below.
+"""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+
+class Guide(NamedTuple):
+    """Pixels under the holes of a batch, and where these come from."""
+
+    pixels: Float[Tensor, "batch 3 height width"]
+    """Pixels in [-1, 1], of which only those in the hole are read."""
+    finer: Bool[Tensor, "batch"]
+    """Whether they are the fill of a coarser level, not an interpolation of the known pixels."""
+
+
+def interpolated(
+    known: Float[Tensor, "batch 3 height width"], hole: Bool[Tensor, "batch height width"]
+) -> Guide:
+    """Return the guide where there is no coarser level."""
+    finer = torch.zeros(len(known), dtype=torch.bool, device=known.device)
+    return Guide(push_pull(known, hole), finer)
+
+
+def planes(
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    guide: Guide | None,
+) -> Float[Tensor, "batch planes height width"]:
+    """Return what networks see of images, without reading under the hole.
+
+    These are the pixels, the guide's or without one zero in the hole; where the hole is; and with a
+    guide whether that is the fill of a coarser level.
+    """
+    hole = hole[:, None]
+    where = hole.to(known.dtype)
+    if guide is None:
+        return torch.cat([known.masked_fill(hole, 0.0), where], dim=1)
+    pixels = torch.where(hole, guide.pixels.to(known.dtype), known)
+    finer = guide.finer[:, None, None, None].to(known.dtype)
+    return torch.cat([pixels, where, finer.expand_as(where)], dim=1)
 
 
 # Gortler et al. 1996, "The Lumigraph": pull and push, with a box filter on the way down. Weights

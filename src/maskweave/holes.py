@@ -21,6 +21,7 @@ from maskweave.drawing import (
     draw_text,
 )
 from maskweave.errors import MaskweaveError
+from maskweave.guide import Guide, planes
 
 KINDS = ("random-walk", "thin", "medium", "thick", "box", "half")
 """Kinds that models of whole objects are trained for."""
@@ -173,13 +174,13 @@ def known_patches(
     images: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     patch: int,
+    guide: Guide | None = None,
 ) -> Float[Tensor, "batch length numbers"]:
     """Return what is known of each token's patch, row by row, without reading under the hole.
 
-    These are 4 patch^2 numbers: the pixels, zero in the hole, and where the hole is.
+    These are the 4 patch^2 numbers of ``guide.planes``, or 5 patch^2 with a guide.
     """
-    hole = hole[:, None]
-    seen = torch.cat([images.masked_fill(hole, 0.0), hole.to(images.dtype)], dim=1)
+    seen = planes(images, hole, guide)
     return F.pixel_unshuffle(seen, patch).flatten(2).transpose(1, 2)  # (B, h w, 4 p p)
 
 

@@ -52,6 +52,8 @@ class TransformerConfig:
     """Side of a token's patch in pixels: the known pixels of each patch are then added to its
     token's embedding, as a patch partly in the hole has no token. 0 sees tokens alone, as in the
     paper."""
+    guided: bool = False
+    """See a guide's pixels under the hole beside the known ones; ``patch_size`` is then not 0."""
     architecture: Literal["bidirectional_transformer"] = "bidirectional_transformer"
     """Tells components apart on disk."""
 
@@ -62,6 +64,8 @@ class TransformerConfig:
             raise MaskweaveError(f"sizes out of range: {self}")
         if not 0 <= self.patch_size <= 256:
             raise MaskweaveError(f"patch_size must be from 0 to 256, got {self.patch_size}")
+        if self.guided and not self.patch_size:
+            raise MaskweaveError("a guided transformer sees pixels: patch_size must not be 0")
         if self.dim % self.heads:
             raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.rotary and self.dim // self.heads % 4:
@@ -206,7 +210,8 @@ class BidirectionalTransformer(nn.Module):
         self.token_embedding = nn.Embedding(config.codebook_size + 1, config.dim)
         self.position_embedding = nn.Parameter(torch.empty(config.length, config.dim))
         if config.patch_size:
-            self.patch_embedding = nn.Linear(4 * config.patch_size**2, config.dim)
+            planes = 5 if config.guided else 4
+            self.patch_embedding = nn.Linear(planes * config.patch_size**2, config.dim)
         self.embedding_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))

@@ -6,6 +6,8 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from maskweave.guide import Guide
+
 
 class Tokenizer(nn.Module, ABC):
     """Turns images into grids of discrete tokens, and codes back into images.
@@ -20,6 +22,8 @@ class Tokenizer(nn.Module, ABC):
     patch_local: bool
     """Whether a token depends on the pixels of its own patch alone: tokens of whole known patches
     are then those of the clean image, whatever the hole."""
+    guided: bool = False
+    """Whether ``paint`` starts from a guide."""
 
     @property
     @abstractmethod
@@ -46,6 +50,7 @@ class Tokenizer(nn.Module, ABC):
         codes: Float[Tensor, "batch length codebook_dim"],
         known: Float[Tensor, "batch 3 height width"] | None = None,
         hole: Bool[Tensor, "batch height width"] | None = None,
+        guide: Guide | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Paint images.
 
@@ -58,6 +63,8 @@ class Tokenizer(nn.Module, ABC):
             Images, of which nothing under the hole is read.
         hole : Tensor, optional
             True in the hole. Without ``known`` and ``hole`` everything is hole: a plain decoder.
+        guide : Guide, optional
+            What a ``guided`` tokenizer starts from; by default the known pixels are interpolated.
 
         Returns
         -------
@@ -75,9 +82,10 @@ class Tokenizer(nn.Module, ABC):
         tokens: Int[Tensor, "batch length"],
         known: Float[Tensor, "batch 3 height width"] | None = None,
         hole: Bool[Tensor, "batch height width"] | None = None,
+        guide: Guide | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Paint the images of these tokens; the rest is as in ``paint``."""
-        return self.paint(self.codes[tokens], known, hole)
+        return self.paint(self.codes[tokens], known, hole, guide)
 
     @property
     def codebook_size(self) -> int:

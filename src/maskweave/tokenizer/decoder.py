@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+
+from maskweave.guide import Guide, planes
 
 
 class ResidualBlock(nn.Module):
@@ -25,12 +26,22 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(hidden)))
 
 
-def identity_block(channels: int) -> ResidualBlock:
-    """Return a block that changes nothing until it is trained."""
-    block = ResidualBlock(channels)
-    nn.init.zeros_(block.conv2.weight)
-    nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
-    return block
+class AttentionBlock(nn.Module):
+    """Self-attention over all positions (Vaswani et al. 2017), around a skip."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(8, channels)
+        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
+        self.output = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, channels, height, width) to the same shape."""
+        mixed = self.query_key_value(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
+        query, key, value = mixed.transpose(3, 4).unbind(1)  # (B, heads, h w, d)
+        seen = F.scaled_dot_product_attention(query, key, value)
+        return x + self.output(seen.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
 
 
 class Decoder(nn.Module):
@@ -48,16 +59,32 @@ class Decoder(nn.Module):
         Residual blocks at the token grid.
     codebook_dim : int
         Length of a code.
+    guided : bool
+        Paint the difference from a guide.
+    heads : int
+        Heads of the attention after each block at the token grid; 0 for none.
+    smooth : bool
+        Enlarge bilinearly.
     """
 
-    def __init__(self, channels: Sequence[int], blocks: int, codebook_dim: int) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        blocks: int,
+        codebook_dim: int,
+        *,
+        guided: bool = False,
+        heads: int = 0,
+        smooth: bool = False,
+    ) -> None:
         super().__init__()
+        self.heads, self.enlargement = heads, "bilinear" if smooth else "nearest"
         steps = list(pairwise(channels))
-        self.stem = nn.Conv2d(4, channels[0], 3, padding=1)
+        self.stem = nn.Conv2d(5 if guided else 4, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.embed = nn.Conv2d(codebook_dim, channels[-1], 1)
-        self.middle = nn.Sequential(*(ResidualBlock(channels[-1]) for _ in range(blocks)))
+        self.middle = nn.Sequential(*(self._middle(channels[-1]) for _ in range(blocks)))
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in reversed(steps)
         )
@@ -65,15 +92,29 @@ class Decoder(nn.Module):
         self.norm = nn.GroupNorm(8, channels[0])
         self.output = nn.Conv2d(channels[0], 3, 3, padding=1)
 
+    def _middle(self, channels: int) -> nn.Module:
+        if not self.heads:
+            return ResidualBlock(channels)
+        return nn.Sequential(ResidualBlock(channels), AttentionBlock(channels, self.heads))
+
+    def deepen(self, blocks: int) -> None:
+        """Add residual blocks at the token grid, which change nothing until they are trained."""
+        for _ in range(blocks):
+            block = ResidualBlock(self.embed.out_channels)
+            nn.init.zeros_(block.conv2.weight)
+            nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
+            self.middle.append(block)
+
     def forward(
         self,
         codes: Float[Tensor, "batch codebook_dim rows columns"],
         known: Float[Tensor, "batch 3 height width"],
         hole: Bool[Tensor, "batch height width"],
+        guide: Guide | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Return the whole image; nothing of ``known`` under the hole is read."""
-        hole = hole[:, None]
-        x = self.stem(torch.cat([known.masked_fill(hole, 0.0), hole.to(known.dtype)], dim=1))
+        seen = planes(known, hole, guide)
+        x = self.stem(seen)
         skips: list[Tensor] = []
         for block, down in zip(self.down_blocks, self.downs, strict=True):
             x = block(x)
@@ -81,5 +122,6 @@ class Decoder(nn.Module):
             x = down(x)
         x = self.middle(x + self.embed(codes))
         for up, block in zip(self.ups, self.up_blocks, strict=True):
-            x = block(up(F.interpolate(x, scale_factor=2.0)) + skips.pop())
-        return self.output(F.silu(self.norm(x)))
+            x = block(up(F.interpolate(x, scale_factor=2.0, mode=self.enlargement)) + skips.pop())
+        painted = self.output(F.silu(self.norm(x)))
+        return painted if guide is None else seen[:, :3] + painted

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from maskweave.errors import MaskweaveError
+from maskweave.guide import Guide
 from maskweave.tokenizer.base import Tokenizer
 
 Layer = Literal["residual", "attention", "down", "up"]
@@ -211,8 +212,9 @@ class ReferenceVQGAN(Tokenizer):
         codes: Float[Tensor, "batch length codebook_dim"],
         known: Float[Tensor, "batch 3 height width"] | None = None,
         hole: Bool[Tensor, "batch height width"] | None = None,
+        guide: Guide | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Paint images; ``known`` and ``hole`` are not looked at."""
+        """Paint images from their codes alone."""
         mean, std = self._colours(codes.device)
         painted = self.decoder(self.from_code(self.on_grid(codes))) * std + mean
         return (painted * 2 - 1).clamp(-1, 1)

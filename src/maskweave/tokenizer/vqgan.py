@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
+from maskweave.guide import Guide, interpolated
+from maskweave.holes import token_mask
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.tokenizer.decoder import Decoder, identity_block
+from maskweave.tokenizer.decoder import Decoder
 from maskweave.tokenizer.encoder import PatchEncoder
 from maskweave.tokenizer.quantize import Codebook
 
@@ -34,6 +36,13 @@ class TokenizerConfig:
     """Decoder widths from pixels down to the token grid: log2(patch_size) + 1 multiples of 8."""
     decoder_blocks: int = 3
     """Residual blocks of the decoder at the token grid."""
+    guided: bool = False
+    """Paint the difference from a guide under the hole, rather than the picture itself."""
+    attention_heads: int = 0
+    """Heads of self-attention after each residual block at the token grid, for what lies far from
+    the known pixels; 0 has none."""
+    smooth: bool = False
+    """Enlarge between the decoder's levels bilinearly rather than by repeating values."""
     architecture: Literal["patch_vqgan"] = "patch_vqgan"
     """Tells components apart on disk."""
 
@@ -52,6 +61,12 @@ class TokenizerConfig:
             raise MaskweaveError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "
                 "up to 4096"
+            )
+        if not 0 <= self.attention_heads <= 256 or (
+            self.attention_heads and self.channels[-1] % self.attention_heads
+        ):
+            raise MaskweaveError(
+                f"attention_heads {self.attention_heads} do not share {self.channels[-1]} channels"
             )
         if any(width % 8 or not 8 <= width <= 2**12 for width in self.channels):
             raise MaskweaveError(f"channel widths are multiples of 8 to 4096, got {self.channels}")
@@ -83,7 +98,15 @@ class VQGAN(Tokenizer):
             config.patch_size, config.encoder_dim, config.encoder_blocks, config.codebook_dim
         )
         self.codebook = Codebook(config.codebook_size, config.codebook_dim)
-        self.decoder = Decoder(config.channels, config.decoder_blocks, config.codebook_dim)
+        self.guided = config.guided
+        self.decoder = Decoder(
+            config.channels,
+            config.decoder_blocks,
+            config.codebook_dim,
+            guided=config.guided,
+            heads=config.attention_heads,
+            smooth=config.smooth,
+        )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -110,6 +133,7 @@ class VQGAN(Tokenizer):
         codes: Float[Tensor, "batch length codebook_dim"],
         known: Float[Tensor, "batch 3 height width"] | None = None,
         hole: Bool[Tensor, "batch height width"] | None = None,
+        guide: Guide | None = None,
     ) -> Float[Tensor, "batch 3 height width"]:
         """Paint images that join the known pixels."""
         if (known is None) != (hole is None):
@@ -117,20 +141,31 @@ class VQGAN(Tokenizer):
         if known is None or hole is None:
             known = codes.new_zeros(len(codes), 3, *self.image_size)
             hole = torch.ones(len(codes), *self.image_size, dtype=torch.bool, device=codes.device)
-        return self.decoder(self.on_grid(codes), known, hole).clamp(-1, 1)
+        guide = (guide or interpolated(known, hole)) if self.guided else None
+        return self.decoder(self.on_grid(codes), known, hole, guide).clamp(-1, 1)
 
     def forward(
         self,
         images: Float[Tensor, "batch 3 height width"],
         hole: Bool[Tensor, "batch height width"],
+        guide: Guide | None = None,
+        unknown: Bool[Tensor, "batch"] | None = None,
     ) -> Reconstruction:
-        """Reconstruct images from their true tokens and what is known outside the hole."""
+        """Reconstruct images from their true tokens and what is known outside the hole.
+
+        Where ``unknown``, the tokens under an image's hole are kept from the decoder: their codes
+        are zero, the mean of a codebook of which nothing is likelier than the rest.
+        """
         latents = self.encoder(images)
         quantized = self.codebook(latents)
-        painted = self.decoder(self.on_grid(quantized.codes), images, hole)
+        codes = quantized.codes
+        if unknown is not None:
+            hidden = token_mask(hole, self.patch_size) & unknown[:, None]
+            codes = codes.masked_fill(hidden[..., None], 0.0)
+        painted = self.decoder(self.on_grid(codes), images, hole, guide)
         return Reconstruction(painted, latents, quantized.tokens, quantized.loss)
 
     def deepen(self, blocks: int) -> None:
         """Add residual blocks to the decoder at the token grid, which at first change nothing."""
         self.config = replace(self.config, decoder_blocks=self.config.decoder_blocks + blocks)
-        self.decoder.middle.extend(identity_block(self.config.channels[-1]) for _ in range(blocks))
+        self.decoder.deepen(blocks)
