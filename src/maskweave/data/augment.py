@@ -1,11 +1,17 @@
-"""Augmentations that keep a photo a photo: mirror images and shifts of a few pixels."""
+"""Augmentations that keep a photo a photo: mirror images, shifts of a few pixels and crops."""
 
+import math
+
+import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from maskweave.data.folder import Square
+from maskweave.data.folder import Photo, Square
 from maskweave.errors import MaskweaveError
+
+LEAST_CROP = 0.75
+"""Side of a crop as a share of the size that it gets: it is enlarged 1.34 times at most."""
 
 
 def to_unit_range(
@@ -40,3 +46,52 @@ def view(image: Square, index: int, number: int, largest: int) -> Square:
     if number == 0:
         return image
     return flip_and_shift(image, largest, np.random.default_rng((index, number)))
+
+
+def random_crop(image: Photo, size: int, least: float, rng: np.random.Generator) -> Square:
+    """Cut a square out of a photo, mirror it half of the time and bring it to a size.
+
+    Its side is drawn uniformly in pixels, its place uniformly among all that hold it. Shrinking
+    averages areas, enlarging is cubic.
+
+    Parameters
+    ----------
+    image : numpy.ndarray
+        uint8, (3, height, width).
+    size : int
+        Side of the result in pixels.
+    least : float
+        Smallest side as a share of the photo's shorter one, in (0, 1]. The side is at least
+        ``LEAST_CROP`` of ``size`` as well; from a photo too small for that it is the shorter one.
+    rng : numpy.random.Generator
+        Source of randomness: the same state gives the same crop.
+
+    Raises
+    ------
+    MaskweaveError
+        If ``least`` is out of its range.
+    """
+    if not 0 < least <= 1:
+        raise MaskweaveError(f"the least side of a crop is a share in (0, 1], got {least}")
+    height, width = image.shape[1:]
+    shorter = min(height, width)
+    smallest = min(shorter, math.ceil(max(least * shorter, LEAST_CROP * size)))
+    side = int(rng.integers(smallest, shorter + 1))
+    top, left = rng.integers((height - side + 1, width - side + 1)).tolist()
+    crop = image[:, top : top + side, left : left + side]
+    if rng.random() < 0.5:
+        crop = crop[:, :, ::-1]
+    pixels = cv2.merge(list(crop))
+    if side != size:
+        method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
+        pixels = cv2.resize(pixels, (size, size), interpolation=method)
+    return np.stack(cv2.split(pixels))
+
+
+def stream() -> str:
+    """Name NumPy's generator and a few of its draws, on which every random view depends.
+
+    Another version of NumPy may draw other numbers from the same seed (NEP 19).
+    """
+    rng = np.random.default_rng((0, 1))
+    return f"{type(rng.bit_generator).__name__} {rng.integers(9, size=4).tolist()} {rng.random()}"

@@ -1,4 +1,4 @@
-"""What is computed once for a set of images and kept on disk: square pixels, and tokens.
+"""What is computed once for a set of images and kept on disk: pixels, and tokens.
 
 Each file is named by the content that it was made of, so that a stale one is never found, and gets
 its name only when it is whole, so that a half-written one is never used.
@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import UInt8, UInt16
+from jaxtyping import Int64, UInt, UInt8
 
-from maskweave.data.augment import view
-from maskweave.data.folder import Square, find_images, read_square
+from maskweave.data.augment import stream, view
+from maskweave.data.folder import Photo, find_images, read_photo, read_square
 from maskweave.errors import MaskweaveError
 from maskweave.files import check_room, sha256, unfinished, write_whole
 from maskweave.progress import progress
@@ -26,14 +27,17 @@ LARGEST_SKIPPED = 0.05
 """Share of unreadable images beyond which a folder is refused."""
 
 VERSION = 1
-"""Of how images become squares and views: a change there needs another number here."""
+"""Of how images become squares, photos and views: a change there needs another number here."""
 
-BATCH = 256
+SMALLEST = 64
+"""Shorter side below which a photo is left out, in pixels."""
+
+READ, ENCODED = 64, 256
 """Images that are read or encoded at once."""
 
 
 class Images(Protocol):
-    """A set of square images, as training reads them."""
+    """A set of images as training reads them: squares of one size, or photos."""
 
     @property
     def key(self) -> str:
@@ -49,8 +53,8 @@ class Images(Protocol):
         """Return the number of images."""
         ...
 
-    def __getitem__(self, index: int, /) -> Square:
-        """Return an image, uint8 (3, size, size)."""
+    def __getitem__(self, index: int, /) -> Photo:
+        """Return an image, uint8 (3, height, width)."""
         ...
 
 
@@ -71,9 +75,37 @@ class CachedImages:
         """Return the number of images."""
         return len(self.pixels)
 
-    def __getitem__(self, index: int) -> Square:
+    def __getitem__(self, index: int) -> Photo:
         """Return a copy of one image."""
         return np.array(self.pixels[index])
+
+
+@dataclass(frozen=True)
+class CachedPhotos:
+    """The readable images of a folder, each in its own shape, mapped into memory."""
+
+    pixels: UInt8[np.ndarray, "bytes"]
+    """Of all photos, one behind the other; read-only."""
+    starts: Int64[np.ndarray, "images"]
+    """Where the pixels of each begin."""
+    sizes: Int64[np.ndarray, "images 2"]
+    """Height and width of each."""
+    key: str
+    """Hash of the files' content and of what they are shrunk to."""
+    digests: list[str]
+    """SHA-256 of each image's file."""
+    skipped: dict[str, str]
+    """Why files were left out, by their path below the folder."""
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.sizes)
+
+    def __getitem__(self, index: int) -> Photo:
+        """Return a copy of one image."""
+        height, width = self.sizes[index].tolist()
+        start = int(self.starts[index])
+        return np.array(self.pixels[start : start + 3 * height * width]).reshape(3, height, width)
 
 
 def cached_images(directory: Path, size: int, cache: Path) -> CachedImages:
@@ -94,39 +126,59 @@ def cached_images(directory: Path, size: int, cache: Path) -> CachedImages:
         If more than ``LARGEST_SKIPPED`` of the images cannot be used, of which some are named, or
         the disk has no room.
     """
-    files = find_images(directory)
-    names = [str(file.relative_to(directory)) for file in files]
-    digests = _digests(directory, files, cache)
-    key = hashlib.sha256(f"{VERSION} {size} {' '.join(digests)}".encode()).hexdigest()
-    listing, data = cache / f"images-{key}.json", cache / f"images-{key}.bin"
-    reasons = _listed(listing, data, size)
-    if reasons is None:
-        reasons = _write_squares(directory, files, size, data)
-        # Last, as its presence says that the data are whole.
-        write_whole(listing, json.dumps(reasons).encode())
-    kept = [digest for digest, reason in zip(digests, reasons, strict=True) if reason is None]
-    pixels = np.memmap(data, np.uint8, mode="r", shape=(len(kept), 3, size, size))
-    skipped = {name: reason for name, reason in zip(names, reasons, strict=True) if reason}
-    return CachedImages(pixels, key, kept, skipped)
+    stored = _stored(directory, "images", str(size), partial(read_square, size=size), cache)
+    pixels = stored.pixels.reshape(-1, 3, size, size)
+    return CachedImages(pixels, stored.key, stored.digests, stored.skipped)
+
+
+def cached_photos(
+    directory: Path, shorter_side: int, cache: Path, smallest: int = SMALLEST
+) -> CachedPhotos:
+    """Read a folder of photos of any shape once, recursively; later from the cache.
+
+    Parameters
+    ----------
+    directory : Path
+        Folder of images. Those longer than four times their shorter side are cropped to that.
+    shorter_side : int
+        Pixels to which the shorter side of larger images is shrunk; smaller ones stay as they are.
+    cache : Path
+        Folder of the cache; it is made if missing.
+    smallest : int
+        Images with a side of less pixels are left out.
+
+    Raises
+    ------
+    MaskweaveError
+        If more than ``LARGEST_SKIPPED`` of the images cannot be used, of which some are named, or
+        the disk has no room.
+    """
+    read = partial(read_photo, shorter_side=shorter_side, smallest=smallest)
+    stored = _stored(directory, "photos", f"photos {shorter_side} {smallest}", read, cache)
+    ends = np.cumsum(3 * stored.sizes.prod(axis=1))
+    starts = np.concatenate([[0], ends[:-1]])
+    return CachedPhotos(
+        stored.pixels, starts, stored.sizes, stored.key, stored.digests, stored.skipped
+    )
 
 
 def cached_tokens(
     images: Images,
-    encode: Callable[[UInt8[np.ndarray, "batch 3 size size"]], UInt16[np.ndarray, "batch length"]],
+    encode: Callable[[UInt8[np.ndarray, "batch 3 size size"]], UInt[np.ndarray, "batch length"]],
     tokenizer: str,
     *,
     views: int,
     shift: int,
     cache: Path,
-) -> UInt16[np.ndarray, "images views length"]:
+) -> UInt[np.ndarray, "images views length"]:
     """Tokenise every image in several views once; later from the cache, mapped into memory.
 
     Parameters
     ----------
     images : Images
-        The set.
+        The set, of squares.
     encode : callable
-        The tokenizer's encoder.
+        The tokenizer's encoder, whose type of numbers the tokens keep.
     tokenizer : str
         Hash of its weights.
     views : int
@@ -141,36 +193,75 @@ def cached_tokens(
     MaskweaveError
         If the disk has no room.
     """
-    identity = f"{VERSION} {images.key} {tokenizer} {views} {shift}"
+    identity = f"{VERSION} {images.key} {tokenizer} {views} {shift} {stream()}"
     file = cache / f"tokens-{hashlib.sha256(identity.encode()).hexdigest()}.npy"
     # A file that was damaged later is made anew.
     with suppress(OSError, EOFError, ValueError):
         return np.load(file, mmap_mode="r", allow_pickle=False)
-    length = encode(images[0][None]).shape[1]
-    check_room(cache, 2 * len(images) * views * length)
+    first = encode(images[0][None])
+    check_room(cache, len(images) * views * first.nbytes)
     with (
         progress(len(images)) as advance,
         ThreadPoolExecutor() as pool,
         unfinished(file) as path,
     ):
-        shape = (len(images), views, length)
-        tokens = np.lib.format.open_memmap(path, "w+", np.uint16, shape)
-        for start in range(0, len(images), step := max(1, BATCH // views)):
+        shape = (len(images), views, first.shape[1])
+        tokens = np.lib.format.open_memmap(path, "w+", first.dtype, shape)
+        for start in range(0, len(images), step := max(1, ENCODED // views)):
             chunk = range(start, min(start + step, len(images)))
             found = zip(chunk, pool.map(images.__getitem__, chunk), strict=True)
             squares = [view(image, i, v, shift) for i, image in found for v in range(views)]
             tokens[start : chunk.stop] = encode(np.stack(squares)).reshape(len(chunk), views, -1)
             advance(len(chunk), "tokenising")
         tokens.flush()
+        del tokens  # Windows renames no file that is mapped
     return np.load(file, mmap_mode="r", allow_pickle=False)
 
 
-def _listed(listing: Path, data: Path, size: int) -> list[str | None] | None:
-    """Return why files are not among the cached squares, unless these are not there as written."""
-    with suppress(OSError, ValueError):
-        reasons: list[str | None] = json.loads(listing.read_text())
-        if data.stat().st_size == 3 * size * size * reasons.count(None):
-            return reasons
+class _Stored(NamedTuple):
+    """What became of a folder's images."""
+
+    pixels: UInt8[np.ndarray, "bytes"]
+    sizes: Int64[np.ndarray, "images 2"]
+    key: str
+    digests: list[str]
+    skipped: dict[str, str]
+
+
+Entry = str | list[int]
+"""Why a file is not there, or else the height and the width of its image."""
+
+
+def _stored(
+    directory: Path, kind: str, shape: str, read: Callable[[Path], Photo], cache: Path
+) -> _Stored:
+    """Return the pixels of a folder's images one behind the other, read now or earlier.
+
+    ``shape`` says all that ``read`` depends on besides the file.
+    """
+    files = find_images(directory)
+    names = [str(file.relative_to(directory)) for file in files]
+    digests = _digests(directory, files, cache)
+    key = hashlib.sha256(f"{VERSION} {shape} {' '.join(digests)}".encode()).hexdigest()
+    listing, data = cache / f"{kind}-{key}.json", cache / f"{kind}-{key}.bin"
+    entries = _listed(listing, data)
+    if entries is None:
+        entries = _write(directory, files, read, data)
+        # Last, as its presence says that the data are whole.
+        write_whole(listing, json.dumps(entries).encode())
+    sizes = np.array([entry for entry in entries if not isinstance(entry, str)], dtype=np.int64)
+    kept = [d for d, entry in zip(digests, entries, strict=True) if not isinstance(entry, str)]
+    skipped = {n: entry for n, entry in zip(names, entries, strict=True) if isinstance(entry, str)}
+    return _Stored(np.memmap(data, np.uint8, mode="r"), sizes, key, kept, skipped)
+
+
+def _listed(listing: Path, data: Path) -> list[Entry] | None:
+    """Return what became of each file, unless the pixels are not there as written."""
+    with suppress(OSError, ValueError, TypeError):  # of damage or another version
+        entries: list[Entry] = json.loads(listing.read_text())
+        sizes = [entry for entry in entries if not isinstance(entry, str)]
+        if data.stat().st_size == sum(3 * height * width for height, width in sizes):
+            return entries
     return None
 
 
@@ -196,16 +287,15 @@ def _digests(directory: Path, files: Sequence[Path], cache: Path) -> list[str]:
     return [str(digest) for *_, digest in entries.values()]
 
 
-def _write_squares(
-    directory: Path, files: Sequence[Path], size: int, data: Path
-) -> list[str | None]:
-    """Write all readable images behind one another; return for each file why it is not there."""
-    check_room(data.parent, 3 * size * size * len(files))
-    reasons: list[str | None] = []
+def _write(
+    directory: Path, files: Sequence[Path], read: Callable[[Path], Photo], data: Path
+) -> list[Entry]:
+    """Write all readable images behind one another; return what became of each file."""
+    entries: list[Entry] = []
 
-    def read(file: Path) -> Square | str:
+    def read_or_reason(file: Path) -> Photo | str:
         try:
-            return read_square(file, size)
+            return read(file)
         except MaskweaveError as error:
             return str(error)
 
@@ -215,19 +305,20 @@ def _write_squares(
         unfinished(data) as path,
         path.open("wb") as out,
     ):
-        for start in range(0, len(files), BATCH):
-            chunk = files[start : start + BATCH]
-            for image in pool.map(read, chunk):
-                if isinstance(image, str):
-                    reasons.append(image)
-                else:
-                    reasons.append(None)
-                    out.write(image.tobytes())
-            advance(len(chunk), "reading images")
-        broken = [reason for reason in reasons if reason]
+        for start in range(0, len(files), READ):
+            found = list(pool.map(read_or_reason, files[start : start + READ]))
+            images = [image for image in found if not isinstance(image, str)]
+            # The rest will be about as large as what there is.
+            done, written = start + len(found), out.tell() + sum(image.nbytes for image in images)
+            check_room(data.parent, written * len(files) // done - out.tell())
+            for image in images:
+                out.write(image.tobytes())
+            entries += [im if isinstance(im, str) else list(im.shape[1:]) for im in found]
+            advance(len(found), "reading images")
+        broken = [entry for entry in entries if isinstance(entry, str)]
         if len(broken) > LARGEST_SKIPPED * len(files):
             raise MaskweaveError(
                 f"{len(broken)} of {len(files)} images in {directory} cannot be used: "
                 + "; ".join(broken[:3])
             )
-    return reasons
+    return entries

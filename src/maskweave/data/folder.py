@@ -1,4 +1,4 @@
-"""Folders of images, and images as the squares that training takes."""
+"""Folders of images, and images as training takes them: as squares, or whole."""
 
 from pathlib import Path
 
@@ -10,6 +10,10 @@ from maskweave.errors import MaskweaveError
 from maskweave.images import SUFFIXES, Pixels, read_image
 
 Square = UInt8[np.ndarray, "3 size size"]
+Photo = UInt8[np.ndarray, "3 height width"]
+
+LARGEST_ASPECT = 4
+"""Of a photo, whose longer side is cropped to so many times the shorter one."""
 
 
 def find_images(directory: Path) -> list[Path]:
@@ -51,4 +55,28 @@ def square(pixels: Pixels, size: int) -> Square:
     image = Image.fromarray(pixels)
     if image.size != (size, size):
         image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+    return np.array(image).transpose(2, 0, 1).copy()
+
+
+def read_photo(file: Path, shorter_side: int, smallest: int) -> Photo:
+    """Read an image of any shape, shrunk where its shorter side is longer than asked for.
+
+    Of an image longer than ``LARGEST_ASPECT`` times its shorter side the middle is kept.
+
+    Raises
+    ------
+    MaskweaveError
+        If the file cannot be read or a side is shorter than ``smallest`` pixels.
+    """
+    pixels = read_image(file).pixels
+    height, width = pixels.shape[:2]
+    shorter = min(height, width)
+    if shorter < smallest:
+        raise MaskweaveError(f"{file}: {width}x{height} has a side below {smallest}")
+    longest = LARGEST_ASPECT * shorter
+    top, left = (max(0, side - longest) // 2 for side in (height, width))
+    image = Image.fromarray(pixels[top : top + longest, left : left + longest])
+    if shorter > shorter_side:
+        size = [round(side * shorter_side / shorter) for side in image.size]
+        image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     return np.array(image).transpose(2, 0, 1).copy()
