@@ -44,9 +44,10 @@ def main() -> None:
     arguments = parser.parse_args()
 
     examples = read_examples(arguments.truth, arguments.masks, arguments.invert_mask)
-    meter = Meter(Inception(arguments.features, "pytorch-fid", arguments.inception))
+    inception = Inception(arguments.features, "pytorch-fid", arguments.inception)
+    meter = Meter(inception)
     batches = list(examples.batches())
-    pairs = [(grey(batch.images, batch.holes), batch) for batch in batches]
+    pairs = [(grey(batch), batch) for batch in batches]
 
     def lpips() -> None:
         for filled, batch in pairs:
@@ -64,7 +65,7 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = cache
         parts = {
             "reading": seconds(lambda: list(examples.batches())),
-            "Inception": seconds(lambda: [features_of(f, meter.inception) for f, _ in pairs]),
+            "Inception": seconds(lambda: [features_of(f, inception) for f, _ in pairs]),
             "LPIPS": seconds(lpips),
             "PSNR, SSIM, border, known pixels": seconds(pixels),
             "features of the truth, the first time": seconds(truth),

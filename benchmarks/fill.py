@@ -24,10 +24,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     pipeline = InpaintPipeline.from_pretrained(arguments.model).to(arguments.device)
-    size, rng = pipeline.tokenizer.config.image_size, np.random.default_rng(0)
+    pipeline.set_progress_bar_config(disable=True)
+    (height, width), rng = pipeline.tokenizer.image_size, np.random.default_rng(0)
     for number in (1, arguments.batch):
-        images = list(rng.integers(0, 256, (number, size, size, 3), dtype=np.uint8))
-        holes = [draw_hole("random-walk", size, size, rng) for _ in images]
+        images = list(rng.integers(0, 256, (number, height, width, 3), dtype=np.uint8))
+        holes = [draw_hole("random-walk", height, width, rng) for _ in images]
         took = seconds(partial(pipeline, images, holes), torch.device(arguments.device), 5)
         print(f"{number}: {took:.3f} s, {number / took:.1f} images/s")
 

@@ -16,14 +16,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from maskweave.evaluation.baselines import Fill, biharmonic, by_model, navier_stokes, pasted
+from maskweave.evaluation.baselines import Fill, by_model, pasted
+from maskweave.evaluation.benchmark import BASELINES
 from maskweave.evaluation.evaluate import Meter, joined, summarise
 from maskweave.evaluation.examples import BATCH, Batch, by_stem, read_rgb, spread
 from maskweave.evaluation.inception import Inception, real_features
-from maskweave.evaluation.pictures import sheet
 from maskweave.holes import KINDS, draw_hole
 from maskweave.images import covered
 from maskweave.pipeline import InpaintPipeline
+from maskweave.report.pictures import sheet
 
 SHOWN = 8
 """Fills in a sheet."""
@@ -59,24 +60,28 @@ def main() -> None:
     parser.add_argument("--sheets", type=Path, help="folder for pictures of fills")
     arguments = parser.parse_args()
     pipeline = InpaintPipeline.from_pretrained(arguments.model)
-    meter = Meter(Inception(768, "pytorch-fid"))
+    pipeline.set_progress_bar_config(disable=True)
+    inception = Inception(768, "pytorch-fid")
+    meter = Meter(inception)
 
-    ways: dict[str, Fill] = {"Navier-Stokes": navier_stokes, "biharmonic": biharmonic}
+    ways: dict[str, Fill] = {name: fill for name, fill in BASELINES.items() if name != "grey"}
     for steps, temperature, tokens in itertools.product(
         arguments.steps, arguments.temperature, arguments.token_temperature
     ):
         settings = pipeline.settings(steps=steps, temperature=temperature, token_temperature=tokens)
         name = f"{settings.steps}, {settings.temperature:g}, {settings.token_temperature:g}"
         ways[name] = by_model(pipeline, settings, seed=0)
+    expected = pipeline.settings(paint="expected")
+    ways["expected codes"] = by_model(pipeline, expected, seed=0)
     table = Table("holes", "steps, temperature, of tokens", *FIGURES)
     for kind in arguments.kinds:
         batches = draw_batches(arguments.truth, kind, arguments.images)
         stems, images, holes = (list(itertools.chain(*part)) for part in zip(*batches, strict=True))
-        truth = np.concatenate([real_features(b.images, meter.inception) for b in batches])
+        truth = np.concatenate([real_features(b.images, inception) for b in batches])
         shown = np.random.default_rng(0).permutation(len(stems))[:SHOWN].tolist()
         rows = [{"hole": covered(images[i], holes[i])} for i in shown]
         for name, fill in ways.items():
-            painted = itertools.chain(*(fill(batch.images, batch.holes) for batch in batches))
+            painted = itertools.chain(*(fill(batch) for batch in batches))
             fills = [pasted(*one) for one in zip(painted, images, holes, strict=True)]
             parts = [meter.score(fills[i * BATCH :][:BATCH], b) for i, b in enumerate(batches)]
             found = summarise([joined(parts)], truth, meter).figures

@@ -29,8 +29,9 @@ from maskweave.evaluation.evaluate import (
     summarise,
     truth_features,
 )
-from maskweave.evaluation.examples import read_examples
+from maskweave.evaluation.examples import read_examples, read_runs
 from maskweave.evaluation.inception import (
+    PUBLISHED,
     Inception,
     frechet_distance,
     kernel_distance,
@@ -39,7 +40,7 @@ from maskweave.evaluation.metrics import (
     EXACT,
     SOURCES,
 )
-from maskweave.evaluation.tables import COLUMNS, Table
+from maskweave.report.tables import COLUMNS, Table
 
 SHAPE = (32, 40)
 
@@ -127,7 +128,8 @@ def summary(runs: int, meter: Meter) -> tuple[list[Scores], np.ndarray, Evaluati
 
 def test_one_run_has_an_interval_over_images_but_none_of_fid(meter: Meter) -> None:
     [scores], truth, found = summary(1, meter)
-    assert found.figures["fid"].spread is None
+    fid = found.as_json()["figures"]["fid"]
+    assert (fid["spread"], fid["spread_of"]) == (None, "")
     mean, deviation = kernel_distance(scores.features, truth)
     kid = found.figures["kid"]
     assert (kid.value, kid.spread, kid.spread_of) == (mean, deviation, "deviation over subsets")
@@ -251,6 +253,133 @@ def test_a_cache_of_the_truth_that_cannot_be_written_costs_only_time(
     assert figures(evaluate(folders, "--json"))["psnr"]
 
 
+def sampled(folders: Path, samples: int) -> None:
+    """Make samples of every result, each but the first a little darker than the one before."""
+    for file in [*(folders / "results").iterdir()]:
+        pixels = np.array(Image.open(file))
+        for number in range(1, samples + 1):
+            Image.fromarray(pixels).save(file.with_stem(f"{file.stem}_{number}"))
+            pixels = pixels - pixels // 8
+        file.unlink()
+
+
+def test_samples_are_runs_whose_mean_and_spread_are_told(folders: Path, weights: Path) -> None:
+    sampled(folders, 3)
+    result = evaluate(folders, "--json")
+    found, details = figures(result), json.loads(result.stdout)
+    assert (details["n"], details["runs"]) == (6, 3)
+    values = []
+    for number in (1, 2, 3):
+        run = folders / f"run{number}"
+        run.mkdir()
+        for file in (folders / "results").glob(f"*_{number}.png"):
+            file.rename(run / f"{file.stem.removesuffix(f'_{number}')}.png")
+        (folders / "results").rename(folders / "samples")
+        run.rename(folders / "results")
+        alone = evaluate(folders, "--json")
+        values.append(figures(alone))
+        assert json.loads(alone.stdout)["figures"]["fid"]["spread_of"] == ""
+        (folders / "results").rename(run)
+        (folders / "samples").rename(folders / "results")
+    for name in ("fid", "kid", "lpips", "psnr_hole", "ssim"):
+        assert found[name] == pytest.approx(np.mean([one[name] for one in values]), abs=1e-5), name
+    fid = details["figures"]["fid"]
+    expected = measured(np.array([one["fid"] for one in values]), "95 % over samples", "")
+    assert fid["spread"] == pytest.approx(expected.spread, abs=1e-5)
+    assert fid["spread_of"] == "95 % over samples"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: (f / "b_2.png").unlink(), "of samples 1 to 2 of each image 1 missing, by name"),
+        (lambda f: (f / "b_2.png").rename(f / "b_4.png"), "numbered from 1, without gaps"),
+        (lambda f: (f / "b_2.png").rename(f / "b.png"), "mixes results of their image's name"),
+        (lambda f: (f / "b_2.png").rename(f / "x_2.png"), "1 missing, by name: b_2"),
+        (lambda f: Image.new("RGB", (9, 9)).save(f / "x_1.png"), "1 without a true image"),
+    ],
+)
+def test_samples_that_are_not_complete_are_refused(
+    folders: Path, change: Callable[[Path], None], message: str
+) -> None:
+    sampled(folders, 2)
+    change(folders / "results")
+    refuses(evaluate(folders, "--inception", folders / "none.pth"), message)
+
+
+def test_images_whose_names_look_like_samples_are_results(tmp_path: Path) -> None:
+    for stem in ("a", "a_1", "b_7"):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{stem}.png")
+    truth = {stem: tmp_path / f"{stem}.png" for stem in ("a", "a_1", "b_7")}
+    assert read_runs(tmp_path, truth) == [truth]
+    for stem in ("a", "b_7"):
+        (tmp_path / f"{stem}.png").unlink()
+    for stem in truth:
+        for number in (1, 2):
+            Image.new("RGB", (9, 9)).save(tmp_path / f"{stem}_{number}.png")
+    runs = [{stem: file.name for stem, file in run.items()} for run in read_runs(tmp_path, truth)]
+    assert runs == [
+        {"a": f"a_{n}.png", "a_1": f"a_1_{n}.png", "b_7": f"b_7_{n}.png"} for n in (1, 2)
+    ]
+
+
+def without_weights(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide Inception's weights, and the network from which they would come; LPIPS's stay."""
+
+    def download(url: str, file: str, digits: str) -> None:
+        raise OSError("no network here")
+
+    home = folder / "torch"
+    checkpoints = home / "hub" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    for file in (Path(torch.hub.get_dir()) / "checkpoints").iterdir():
+        if file.name != PUBLISHED:
+            (checkpoints / file.name).symlink_to(file)
+    monkeypatch.setenv("TORCH_HOME", str(home))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+
+
+def test_without_inception_the_other_figures_are_measured_and_a_note_says_why(
+    folders: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = figures(evaluate(folders, "--json"))
+    without_weights(folders, monkeypatch)
+    result = evaluate(folders, "--json")
+    found = figures(result)
+    assert found == {k: v for k, v in everything.items() if k not in ("fid", "kid")}
+    [line] = result.stderr.splitlines()
+    assert line.startswith("note: FID and KID are left out") and "no network here" in line
+
+
+def test_no_fid_needs_no_inception_and_no_note(
+    folders: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_weights(folders, monkeypatch)
+    result = evaluate(folders, "--no-fid", "--json")
+    assert "lpips" in figures(result) and "fid" not in figures(result)
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["notes"] == []
+    table = evaluate(folders, "--no-fid")
+    assert table.exit_code == 0 and "LPIPS" in table.stdout and "FID" not in table.stdout
+
+
+def test_few_images_are_told_beside_their_fid(folders: Path, weights: Path) -> None:
+    [note] = json.loads(evaluate(folders, "--json").stdout)["notes"]
+    assert "6 images, fewer than the 64 features" in note
+    assert note in " ".join(evaluate(folders).stdout.split())
+
+
+def test_as_many_images_as_features_need_no_note(meter: Meter) -> None:
+    assert meter.notes(63) and not meter.notes(64)
+
+
+def test_inverted_masks_are_told_of_once(folders: Path, weights: Path) -> None:
+    assert "inverted" not in evaluate(folders, "--no-fid").stderr
+    result = evaluate(folders, "--no-fid", "--invert-mask")
+    [line] = result.stderr.splitlines()
+    assert line.startswith("warning: ") and "is the mask inverted? (6 of 6 masks" in line
+
+
 def test_names_are_checked_before_networks_are_loaded(folders: Path) -> None:
     (folders / "results/b.png").unlink()
     refuses(evaluate(folders, "--inception", folders / "none.pth"), "1 missing, by name: b")
@@ -284,9 +413,9 @@ def palette(folder: Path) -> None:
     ("spoil", "message"),
     [
         (lambda f: (f / "results/b.png").rename(f / "results/x.png"), "1 missing, by name: b"),
-        (new("results/x.png", "RGB"), "results: 1 too many, by name: x"),
+        (new("results/x.png", "RGB"), "results: 1 without a true image, by name: x"),
         (lambda f: (f / "masks/b.bmp").unlink(), "masks: 1 missing, by name: b"),
-        (lambda f: (f / "truth/b.png").unlink(), "masks: 1 too many, by name: b"),
+        (lambda f: (f / "truth/b.png").unlink(), "masks: 1 without a true image, by name: b"),
         (new("results/b.bmp", "RGB"), "several images are called b"),
         (new("results/b.png", "RGB", (32, 32)), "b: result 32x32, truth 40x32, mask 40x32"),
         (new("masks/b.bmp", "L", (32, 32)), "mask 32x32"),
@@ -401,7 +530,7 @@ def test_the_table_of_figures_to_beat(shared: Path, weights: Path) -> None:
         truth = truth_features(examples, meter, ignore)
         for name, table in FIGURES_TO_BEAT.items():
             fill = BASELINES[name]
-            parts = [meter.score(fill(b.images, b.holes), b) for b in examples.batches()]
+            parts = [meter.score(fill(batch), batch) for batch in examples.batches()]
             found = summarise([joined(parts)], truth, meter).figures
             digits = (0.0005, 0.00005, 0.005, 0.0005)
             for figure, expected, digit in zip(

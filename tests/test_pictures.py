@@ -12,7 +12,8 @@ from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from maskweave.errors import MaskweaveError
-from maskweave.evaluation.pictures import (
+from maskweave.images import GREY, covered
+from maskweave.report.pictures import (
     DPI,
     TOKENS,
     confidence_map,
@@ -23,7 +24,6 @@ from maskweave.evaluation.pictures import (
     read_scalars,
     sheet,
 )
-from maskweave.images import GREY, covered
 
 
 def picture(rng: np.random.Generator, height: int = 64, width: int = 64) -> np.ndarray:

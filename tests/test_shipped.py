@@ -11,7 +11,7 @@ from skimage.data import chelsea
 from maskweave.checkpoint import SHIPPED
 from maskweave.cli.demo import FACE
 from maskweave.evaluation.baselines import biharmonic, navier_stokes
-from maskweave.evaluation.examples import by_stem, read_rgb, spread
+from maskweave.evaluation.examples import Batch, by_stem, read_rgb, spread
 from maskweave.evaluation.metrics import lpips_distances
 from maskweave.fill import fill_tokens
 from maskweave.holes import KINDS, draw_hole, token_mask
@@ -117,8 +117,8 @@ def test_fills_are_nearer_the_truth_than_classical_ones(
     holes = [drawn(kind, seed) for seed in range(len(images))]
     ways = {
         "cats64": filled(cats64, images, holes),
-        "Navier-Stokes": navier_stokes(images, holes),
-        "biharmonic": biharmonic(images, holes),
+        "Navier-Stokes": navier_stokes(Batch(stems, images, holes)),
+        "biharmonic": biharmonic(Batch(stems, images, holes)),
     }
     network = perceptual_loss()
     lpips = {name: lpips_distances(fills, images, network).mean() for name, fills in ways.items()}

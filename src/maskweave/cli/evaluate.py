@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from maskweave.cli.options import Device, InvertMask, Json, choose_device
+from maskweave.cli.options import Device, InvertMask, Json, choose_device, one_line
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from maskweave.evaluation.evaluate import Meter
-    from maskweave.evaluation.tables import Table
+    from maskweave.evaluation.examples import Examples
+    from maskweave.report.tables import Table
 
 Truth = Annotated[Path, typer.Option(help="Folder of the true images.")]
 Masks = Annotated[Path, typer.Option(help="Folder of the masks, white in the hole.")]
@@ -23,6 +26,9 @@ Features = Annotated[int, typer.Option(help="Inception features: 64, 192, 768 or
 Resize = Annotated[str, typer.Option(help="Before Inception: torch-fidelity or pytorch-fid.")]
 InceptionFile = Annotated[
     Path | None, typer.Option("--inception", help="Inception weights; else from TORCH_HOME.")
+]
+NoFid = Annotated[
+    bool, typer.Option("--no-fid", help="Leave out FID and KID: needs no Inception weights.")
 ]
 Lpips = Annotated[str, typer.Option(help="Network of LPIPS: squeeze, alex or vgg.")]
 
@@ -32,6 +38,7 @@ def evaluate(
     truth: Truth,
     masks: Masks,
     invert_mask: InvertMask = False,
+    no_fid: NoFid = False,
     features: Features = 2048,
     resize: Resize = "torch-fidelity",
     inception: InceptionFile = None,
@@ -41,36 +48,44 @@ def evaluate(
 ) -> None:
     """Measure filled images against the truth: FID, KID, LPIPS, PSNR, SSIM and known pixels.
 
-    Results, true images and masks pair by their names without suffix.
+    Results, true images and masks pair by their names without suffix. Of several samples of each
+    image, named NAME_1, NAME_2, ..., the figures are means.
     """
-    from maskweave.evaluation.evaluate import score_folder, summarise, truth_features
-    from maskweave.evaluation.examples import paired, read_examples
-    from maskweave.evaluation.tables import evaluation_table, share_table
+    from maskweave.evaluation.evaluate import score_run, summarise, truth_features
+    from maskweave.evaluation.examples import read_examples, read_runs
     from maskweave.progress import progress
+    from maskweave.report.tables import evaluation_table, share_table
 
     examples = read_examples(truth, masks, invert_mask)
-    paired(results, examples.truth)  # refuses other names before networks are loaded
-    meter = load_meter(features, resize, inception, lpips, device)
-    with progress(2 * len(examples)) as advance:
-        scores = score_folder(results, examples, meter, advance)
+    runs = read_runs(results, examples.truth)  # refuses other names before networks are loaded
+    meter = load_meter(features, resize, inception, no_fid, lpips, device)
+    with progress((len(runs) + bool(meter.inception)) * len(examples)) as advance:
+        scores = [score_run(run, examples, meter, advance) for run in runs]
         known = truth_features(examples, meter, advance)
-    evaluation = summarise([scores], known, meter)
+    evaluation = summarise(scores, known, meter, "samples")
     if json_:
         typer.echo(json.dumps(evaluation.as_json(), indent=2))
     else:
         print_table(evaluation_table(evaluation))
         print_table(share_table(evaluation))
+        for text in evaluation.notes:
+            typer.echo(f"note: {text}")
+    _warn_of_large_holes(examples, scores[0].hole_shares)
     note_weights(meter)
 
 
 def load_meter(
-    features: int, resize: str, inception: Path | None, lpips: str, device: str
+    features: int, resize: str, inception: Path | None, no_fid: bool, lpips: str, device: str
 ) -> "Meter":
-    """Load the networks behind the figures."""
+    """Load the networks behind the figures; tell if Inception's weights are missing."""
     from maskweave.evaluation.evaluate import Meter
-    from maskweave.evaluation.inception import Inception
+    from maskweave.evaluation.inception import Inception, MissingWeightsError
 
-    network = Inception(features, cast(Any, resize), inception)
+    network = None
+    try:
+        network = None if no_fid else Inception(features, cast(Any, resize), inception)
+    except MissingWeightsError as error:
+        print(f"note: FID and KID are left out: {one_line(str(error))}", file=sys.stderr)
     return Meter(network, cast(Any, lpips), choose_device(device))
 
 
@@ -78,12 +93,24 @@ def note_weights(meter: "Meter") -> None:
     """Tell, on stderr, of Inception weights that are not the published ones."""
     from maskweave.evaluation.inception import PUBLISHED
 
-    if not meter.inception.published:
+    if meter.inception and not meter.inception.published:
         print(
             f"note: the Inception weights have SHA-256 {meter.inception.sha256[:8]}..., which is "
             f"not that of {PUBLISHED}: FID and KID compare only with figures from the same weights",
             file=sys.stderr,
         )
+
+
+def _warn_of_large_holes(examples: "Examples", shares: "np.ndarray") -> None:
+    """Tell, once for all masks, if the largest hole looks like a mask of the wrong colour."""
+    from maskweave.holes import SUSPICIOUS_SHARE, remark
+    from maskweave.images import read_mask
+    from maskweave.progress import warn
+
+    largest = examples.masks[examples.stems[int(shares.argmax())]]
+    if text := remark(read_mask(largest, examples.invert_mask)):
+        number = int((shares > SUSPICIOUS_SHARE).sum())
+        warn(f"{largest}: {text} ({number} of {len(shares)} masks have holes as large)")
 
 
 def print_table(table: "Table") -> None:

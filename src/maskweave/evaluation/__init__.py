@@ -1,1 +1,1 @@
-"""Honest figures for filled images: metrics from libraries, baselines, sweeps and a report."""
+"""Honest figures for filled images: metrics from libraries, baselines and the protocol."""

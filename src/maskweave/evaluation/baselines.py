@@ -1,7 +1,8 @@
-"""Ways to fill holes that need no training, and the limit that the tokenizer sets."""
+"""Ways to fill holes: those that need no training, the tokenizer's limit, and a model."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,57 +10,81 @@ import torch
 from skimage.restoration import inpaint_biharmonic
 
 from maskweave.data.augment import to_unit_range
+from maskweave.evaluation.examples import Batch
 from maskweave.images import Hole, Pixels, covered
 from maskweave.maskgit import DecodeSettings
-from maskweave.pipeline import InpaintPipeline
+from maskweave.pipeline import InpaintOutput, InpaintPipeline
+from maskweave.seeds import seeded
 from maskweave.tokenizer.base import Tokenizer
 
-Fill = Callable[[Sequence[Pixels], Sequence[Hole]], Sequence[Pixels]]
-"""Fills images; pixels outside the hole may come back changed, and are then as the method paints
-them."""
+Fill = Callable[[Batch], Sequence[Pixels]]
+"""Fills the images of a batch; pixels outside the hole may come back changed, and are then as the
+method paints them."""
 
 RADIUS = 3
 """Pixels around each hole pixel that OpenCV looks at, as in its documentation's example."""
 
+BLOCK = 16
+"""Side of the blocks that OpenCV's FSR fills; what is left over at the right and at the bottom it
+does not fill."""
 
-def grey(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
+
+def grey(batch: Batch) -> list[Pixels]:
     """Fill with mid-grey: the floor of every figure."""
-    return [covered(image, hole) for image, hole in zip(images, holes, strict=True)]
+    return [covered(image, hole) for image, hole in zip(batch.images, batch.holes, strict=True)]
 
 
-def telea(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
+def telea(batch: Batch) -> list[Pixels]:
     """Fill by fast marching (Telea 2004), with OpenCV."""
-    return _opencv(images, holes, cv2.INPAINT_TELEA)
+    return _opencv(batch, cv2.INPAINT_TELEA)
 
 
-def navier_stokes(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
+def navier_stokes(batch: Batch) -> list[Pixels]:
     """Fill by fluid dynamics (Bertalmio et al. 2001), with OpenCV."""
-    return _opencv(images, holes, cv2.INPAINT_NS)
+    return _opencv(batch, cv2.INPAINT_NS)
 
 
-def biharmonic(images: Sequence[Pixels], holes: Sequence[Hole]) -> list[Pixels]:
+def biharmonic(batch: Batch) -> list[Pixels]:
     """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image.
 
     An image that is all hole becomes grey.
     """
 
     def fill(image: Pixels, hole: Hole) -> Pixels:
-        if hole.all():
-            return covered(image, hole)
         filled = inpaint_biharmonic(image, hole, channel_axis=-1)
         return (filled * 255).round().clip(0, 255).astype(np.uint8)
 
-    return [fill(image, hole) for image, hole in zip(images, holes, strict=True)]
+    return _unless_all_hole(fill, batch)
+
+
+def frequency_selective(batch: Batch) -> list[Pixels]:
+    """Fill by frequency selective reconstruction, OpenCV contrib's fast profile.
+
+    Seiler et al. 2015 and Genser et al. 2018. An image that is all hole becomes grey.
+    """
+
+    def fill(image: Pixels, hole: Hole) -> Pixels:
+        height, width = hole.shape
+        beyond = [(0, -side % BLOCK) for side in hole.shape]
+        shown = np.pad(covered(image, hole)[:, :, ::-1], [*beyond, (0, 0)], mode="symmetric")
+        known = np.pad(~hole, beyond, mode="symmetric").astype(np.uint8)
+        filled = np.zeros_like(shown)
+        cv2.xphoto.inpaint(shown, known, filled, cv2.xphoto.INPAINT_FSR_FAST)
+        # It rounds known pixels too, on the way to luminance and back.
+        return pasted(filled[:height, :width, ::-1], image, hole)
+
+    return _unless_all_hole(fill, batch)
 
 
 def reconstruction(tokenizer: Tokenizer) -> Fill:
     """Return the fill with the true tokens, for images of the tokenizer's size."""
 
     @torch.inference_mode()
-    def fill(images: Sequence[Pixels], holes: Sequence[Hole]) -> Sequence[Pixels]:
+    def fill(batch: Batch) -> Sequence[Pixels]:
         device = tokenizer.codes.device
-        truth = to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
-        hole = torch.from_numpy(np.stack(holes)).to(device)
+        pixels = torch.from_numpy(np.stack(batch.images)).permute(0, 3, 1, 2)
+        truth = to_unit_range(pixels.to(device))
+        hole = torch.from_numpy(np.stack(batch.holes)).to(device)
         painted = tokenizer.decode(tokenizer.encode(truth), truth, hole)
         levels = ((painted + 1) * 127.5).round().byte()
         return list(levels.permute(0, 2, 3, 1).cpu().numpy())
@@ -70,17 +95,28 @@ def reconstruction(tokenizer: Tokenizer) -> Fill:
 def by_model(pipeline: InpaintPipeline, settings: DecodeSettings, seed: int) -> Fill:
     """Return the fill by a model; ``maskweave inpaint --seed`` pastes the same into the image."""
 
-    def fill(images: Sequence[Pixels], holes: Sequence[Hole]) -> Sequence[Pixels]:
-        return pipeline(
-            list(images),
-            list(holes),
-            generator=[torch.Generator().manual_seed(seed) for _ in images],
-            keep_known=False,
-            output_type="np",
-            **asdict(settings),
-        ).images
+    def fill(batch: Batch) -> list[Pixels]:
+        output = run_model(pipeline, settings, seed, batch, keep_known=False)
+        return [np.array(image) for image in output.images]
 
     return fill
+
+
+def run_model(
+    pipeline: InpaintPipeline, settings: DecodeSettings, seed: int, batch: Batch, **options: Any
+) -> InpaintOutput:
+    """Fill a batch, each image with noise of its own, drawn from the seed and the image's name.
+
+    ``options`` are further ones of the pipeline. Pictures come as PIL images.
+    """
+    return pipeline(
+        batch.images,
+        batch.holes,
+        generator=[seeded(seed, stem) for stem in batch.stems],
+        output_type="pil",
+        **asdict(settings),
+        **options,
+    )
 
 
 def pasted(painted: Pixels, image: Pixels, hole: Hole) -> Pixels:
@@ -88,9 +124,16 @@ def pasted(painted: Pixels, image: Pixels, hole: Hole) -> Pixels:
     return np.where(hole[:, :, None], painted, image)
 
 
-def _opencv(images: Sequence[Pixels], holes: Sequence[Hole], method: int) -> list[Pixels]:
+def _opencv(batch: Batch, method: int) -> list[Pixels]:
     return [
         # OpenCV reads under the hole where it meets the border of the image.
         cv2.inpaint(covered(image, hole), hole.astype(np.uint8), RADIUS, method)
-        for image, hole in zip(images, holes, strict=True)
+        for image, hole in zip(batch.images, batch.holes, strict=True)
+    ]
+
+
+def _unless_all_hole(fill: Callable[[Pixels, Hole], Pixels], batch: Batch) -> list[Pixels]:
+    return [
+        covered(image, hole) if hole.all() else fill(image, hole)
+        for image, hole in zip(batch.images, batch.holes, strict=True)
     ]

@@ -1,25 +1,26 @@
-"""Fill, then evaluate: floors, baselines, a model over seeds, and a sweep of decode settings.
+"""Fill, then evaluate: floors, baselines, the tokenizer's limit and a model over seeds.
 
 Everything that took time is on disk as soon as it is done, so that a benchmark that was stopped
-goes on where it was: pictures in ``fills/``, features and the sweep's figures in ``cache/``.
+goes on where it was: pictures in ``fills/``, features in ``cache/``.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from maskweave.checkpoint import weights_hash
+from maskweave.checkpoint import identity
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.baselines import (
     Fill,
     biharmonic,
     by_model,
+    frequency_selective,
     grey,
     navier_stokes,
     pasted,
@@ -29,14 +30,13 @@ from maskweave.evaluation.baselines import (
 from maskweave.evaluation.evaluate import (
     Evaluation,
     Meter,
-    score_folder,
+    score_run,
     set_figures,
     summarise,
     truth_features,
 )
-from maskweave.evaluation.examples import BATCH, Batch, Examples, read_rgb, spread
-from maskweave.evaluation.inception import real_features
-from maskweave.evaluation.sweep import Grid, Trajectory, best_of, slug, trajectory
+from maskweave.evaluation.examples import BATCH, Batch, Examples, paired, read_rgb, spread
+from maskweave.evaluation.inception import Inception, real_features
 from maskweave.files import read_json, write_json
 from maskweave.images import list_images, write_image
 from maskweave.maskgit import DecodeSettings
@@ -45,10 +45,11 @@ from maskweave.progress import Advance, progress
 
 BIHARMONIC = "scikit-image biharmonic"
 
-BASELINES = {
+BASELINES: dict[str, Fill] = {
     "grey": grey,
     "OpenCV Telea": telea,
     "OpenCV Navier-Stokes": navier_stokes,
+    "OpenCV FSR fast": frequency_selective,
     BIHARMONIC: biharmonic,
 }
 
@@ -72,38 +73,6 @@ class Row(NamedTuple):
     evaluation: Evaluation
     lpips: Float[np.ndarray, "images"]
     """Of every image, in the order of the stems: the mean over the seeds."""
-
-
-class Results(NamedTuple):
-    """What a benchmark found."""
-
-    rows: list[Row]
-    """On all examples: other real images if there are any, floors, baselines, the model."""
-    default: Row
-    """The one of them that is the model with its default settings."""
-    trajectories: list[Trajectory]
-    """On some of them: the sweep."""
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain types."""
-        rows = [
-            {
-                "name": row.name,
-                "folders": [folder.as_posix() for folder in row.folders],
-                **row.evaluation.as_json(),
-            }
-            for row in self.rows
-        ]
-        sweep = [
-            {
-                "settings": asdict(each.settings),
-                "n": each.n,
-                "seeds": each.seeds,
-                **{name: values.tolist() for name, values in each.figures.items()},
-            }
-            for each in self.trajectories
-        ]
-        return {"rows": rows, "sweep": sweep}
 
 
 class Benchmark:
@@ -132,9 +101,7 @@ class Benchmark:
         self.pipeline, self.examples, self.meter = pipeline, examples, meter
         self.directory, self.cache = directory, directory / "cache"
         self.identity = {
-            "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
-            "tokenizer": repr(pipeline.tokenizer.config),
-            "transformer": repr(pipeline.transformer.config),
+            "model": identity(pipeline.tokenizer, pipeline.transformer),
             "dtype": str(pipeline.dtype),
             "examples": _examples_hash(examples),
             "maskweave": version("maskweave"),
@@ -146,60 +113,57 @@ class Benchmark:
                 "name a new one"
             )
 
-    def run(self, name: str, grid: Grid, real: Path | None = None) -> Results:
-        """Measure floors, baselines, the model called ``name`` and a grid of its settings.
+    def begin(self, real: Path | None = None) -> list[Row]:
+        """Read every image once; only then is anything written.
 
-        ``real`` is a folder of other real images. Progress bars show what is left.
+        ``real`` is a folder of other real images: their row is returned. Without Inception they
+        have no figures and no row.
+
+        Raises
+        ------
+        MaskweaveError
+            If an image cannot be read or measured, or there is but one other.
         """
-        examples, seeds = self.examples, grid.seeds
-        others = spread(list_images(real), len(examples)) if real else []
+        inception = self.meter.inception
+        others = spread(list_images(real), len(self.examples)) if real and inception else []
         if len(others) == 1:
             raise MaskweaveError(f"{real}: other real images must be at least 2")
-        with progress(len(examples) + len(others)) as advance:
-            self.truth = truth_features(examples, self.meter, advance)
-            rows = [self._real(others, advance)] if others else []
-        write_json(self.file, self.identity)  # now that every image could be read
-        default = self._model(f"{name}, default settings", self.pipeline.defaults, seeds)
-        rows += self._rows([*self._baselines(), default])
-        default_row = next(row for row in rows if row.name == default.name)
+        rows: list[Row] = []
+        with progress(len(self.examples) + len(others)) as advance:
+            self.truth = truth_features(self.examples, self.meter, advance)
+            if self.truth is None:
+                for batch in self.examples.batches():
+                    advance(len(batch.stems))
+            elif inception and others:
+                rows = [self._real(others, inception, self.truth, advance)]
+        write_json(self.file, self.identity)
+        return rows
 
-        some = examples.subset(grid.images)
-        known = dict(zip(examples.stems, self.truth, strict=True))
-        truth = np.stack([known[stem] for stem in some.stems])
-        swept = grid.settings(self.pipeline.defaults)
-        with progress(sum(len(some) * seeds * each.steps for each in swept)) as advance:
-            trajectories = [
-                trajectory(self.pipeline, each, seeds, some, truth, self.meter, self.cache, advance)
-                for each in swept
-            ]
-        best = self._model(f"{name}, best of the sweep", best_of(trajectories), seeds)
-        return Results(rows + self._rows([best]), default_row, trajectories)
-
-    def _baselines(self) -> list[Method]:
+    def baselines(self) -> list[Method]:
         """Return the floors, the classical methods and the tokenizer given the true tokens."""
         methods = [
             Method(name, {name.replace(" ", "-").lower(): fill}) for name, fill in BASELINES.items()
         ]
-        size = self.pipeline.tokenizer.config.image_size
+        tokenizer = self.pipeline.tokenizer
         sizes = {image.shape[:2] for batch in self.examples.batches() for image in batch.images}
-        if sizes == {(size, size)}:
-            fill = reconstruction(self.pipeline.tokenizer)
+        if sizes == {tokenizer.image_size}:
+            fill = reconstruction(tokenizer)
             methods.append(Method("tokenizer, true tokens", {"tokenizer": fill}, repaints=True))
         return methods
 
-    def _model(self, name: str, settings: DecodeSettings, seeds: int) -> Method:
-        """Return the model with these settings as a method."""
+    def model(self, name: str, settings: DecodeSettings, seeds: int) -> Method:
+        """Return the model with these settings as a method; if it draws nothing, with one seed."""
         return Method(
             f"{name} ({slug(settings)})",
             {
                 f"{slug(settings)}-seed{seed}": by_model(self.pipeline, settings, seed)
-                for seed in range(seeds)
+                for seed in range(1 if settings.paint == "expected" else seeds)
             },
             repaints=True,
         )
 
-    def _rows(self, methods: Sequence[Method]) -> list[Row]:
-        """Fill all examples by each method and measure the pictures."""
+    def measure(self, methods: Sequence[Method]) -> list[Row]:
+        """Fill all examples by each method and measure the pictures, after ``begin``."""
         passes = sum(len(each.fills) * (3 if each.repaints else 2) for each in methods)
         rows: list[Row] = []
         with progress(passes * len(self.examples)) as advance:
@@ -217,20 +181,25 @@ class Benchmark:
                     rows.append(self._row(f"{method.name}, as painted", painted, advance))
         return rows
 
-    def _real(self, files: Sequence[Path], advance: Advance) -> Row:
+    def _real(
+        self, files: Sequence[Path], inception: Inception, truth: np.ndarray, advance: Advance
+    ) -> Row:
         """Measure other real images."""
         n = len(files)
         parts: list[np.ndarray] = []
         for start in range(0, n, BATCH):
             images = [read_rgb(file) for file in files[start : start + BATCH]]
-            parts.append(real_features(images, self.meter.inception))
+            parts.append(real_features(images, inception))
             advance(len(images), "other real images")
-        figures = set_figures([np.concatenate(parts)], self.truth, self.meter.inception.source)
-        return Row(f"{n} other real images", [], Evaluation(n, figures, []), np.array([]))
+        figures = set_figures([np.concatenate(parts)], truth, inception.source)
+        evaluation = Evaluation(n, 1, figures, [], self.meter.notes(n))
+        return Row(f"{n} other real images", [], evaluation, np.array([]))
 
     def _row(self, name: str, folders: list[Path], advance: Advance) -> Row:
         runs = [
-            score_folder(folder, self.examples, self.meter, advance, self.cache)
+            score_run(
+                paired(folder, self.examples.truth), self.examples, self.meter, advance, self.cache
+            )
             for folder in folders
         ]
         evaluation = summarise(runs, self.truth, self.meter)
@@ -238,11 +207,31 @@ class Benchmark:
         return Row(name, [f.relative_to(self.directory) for f in folders], evaluation, lpips)
 
 
+def slug(settings: DecodeSettings) -> str:
+    """Return what tells decode settings from others, as part of a file name."""
+    usual = asdict(DecodeSettings())
+    always = {
+        "schedule": "",
+        "steps": "T",
+        "stop_after": "t",
+        "temperature": "temperature",
+        "token_temperature": "token",
+    }
+    values = asdict(replace(settings, stop_after=settings.stop_after or settings.steps))
+    parts = [f"{mark}{values[name]}".removesuffix(".0") for name, mark in always.items()]
+    parts += [
+        f"{name}-{value}"
+        for name, value in values.items()
+        if name not in always and value != usual[name]
+    ]
+    return "-".join(parts)
+
+
 def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:
     """Write a batch, pasted and then as painted, to as many folders, unless it is all there."""
     if all((folder / f"{stem}.png").exists() for folder in folders for stem in batch.stems):
         return
-    painted = fill(batch.images, batch.holes)
+    painted = fill(batch)
     for stem, image, true, hole in zip(batch.stems, painted, *batch[1:], strict=True):
         for folder, pixels in zip(folders, (pasted(image, true, hole), image), strict=False):
             write_image(pixels, folder / f"{stem}.png")

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import t as student_t
 
-from maskweave.checkpoint import weights_hash
+from maskweave.checkpoint import identity
 from maskweave.errors import MaskweaveError
-from maskweave.evaluation.examples import Batch, Examples, paired, read_rgb
+from maskweave.evaluation.examples import Batch, Examples, read_rgb
 from maskweave.evaluation.inception import (
     KID_SUBSETS,
     Inception,
@@ -43,8 +43,8 @@ class Scores(NamedTuple):
 
     figures: dict[str, Float[np.ndarray, "images"]]
     """By name: ``lpips`` and those of ``metrics.SOURCES``; NaN where undefined."""
-    features: Float[np.ndarray, "images features"]
-    """Inception features of the results."""
+    features: Float[np.ndarray, "images features"] | None
+    """Inception features of the results; None without Inception."""
     hole_shares: Float[np.ndarray, "images"]
     """Share of each image that is hole."""
 
@@ -76,11 +76,18 @@ class Bucket(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of a set of results; ``figures`` has FID and KID first."""
+    """All figures of a set of results."""
 
     n: int
+    """Images."""
+    runs: int
+    """How often each was filled: with so many seeds, or so many samples."""
     figures: dict[str, Measurement]
+    """By name, FID and KID first; without Inception there are none of these."""
     buckets: list[Bucket]
+    """By the hole's share of the image."""
+    notes: tuple[str, ...] = ()
+    """What has to be known before the figures are compared with others."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain types, None for what is undefined."""
@@ -92,7 +99,13 @@ class Evaluation:
             bucket._asdict() | {"means": {k: _or_none(v) for k, v in bucket.means.items()}}
             for bucket in self.buckets
         ]
-        return {"n": self.n, "figures": figures, "by_hole_share": buckets}
+        return {
+            "n": self.n,
+            "runs": self.runs,
+            "figures": figures,
+            "by_hole_share": buckets,
+            "notes": [*self.notes],
+        }
 
 
 class Meter:
@@ -100,8 +113,8 @@ class Meter:
 
     Parameters
     ----------
-    inception : Inception
-        Network of FID and KID.
+    inception : Inception, optional
+        Network of FID and KID, which are left out without it.
     lpips : {"squeeze", "alex", "vgg"}
         Network of LPIPS.
     device : str
@@ -109,19 +122,20 @@ class Meter:
     """
 
     def __init__(
-        self, inception: Inception, lpips: LPIPSNet = "squeeze", device: str = "cpu"
+        self, inception: Inception | None, lpips: LPIPSNet = "squeeze", device: str = "cpu"
     ) -> None:
-        self.inception = inception.to(device).eval()
+        self.inception = inception.to(device).eval() if inception else None
         self.network = perceptual_loss(lpips).to(device)
         self.lpips_source = (
             f"torchmetrics {version('torchmetrics')}, {lpips}, whole images, "
-            f"weights {weights_hash(self.network)[:8]}"
+            f"weights {identity(self.network)[:8]}"
         )
 
     @property
     def identity(self) -> list[str]:
         """What a stored figure has to be stored under."""
-        return [self.inception.source, self.inception.sha256, *self.sources.values()]
+        network = [self.inception.source, self.inception.sha256] if self.inception else []
+        return [*network, *self.sources.values()]
 
     @property
     def sources(self) -> dict[str, str]:
@@ -143,18 +157,32 @@ class Meter:
         figures = {"lpips": lpips_distances(results, batch.images, self.network)}
         figures |= {name: np.array([row[name] for row in rows]) for name in SOURCES}
         shares = np.array([hole.mean() for hole in batch.holes])
-        return Scores(figures, features_of(results, self.inception, cache), shares)
+        features = features_of(results, self.inception, cache) if self.inception else None
+        return Scores(figures, features, shares)
+
+    def notes(self, n: int) -> tuple[str, ...]:
+        """Return what has to be known of figures of so many images."""
+        if not self.inception or n >= self.inception.features:
+            return ()
+        return (
+            f"FID and KID of {n} images, fewer than the {self.inception.features} features: FID is "
+            "far too high and KID uncertain; compare them at this number of images only",
+        )
 
 
-def score_folder(
-    results: Path, examples: Examples, meter: Meter, advance: Advance, cache: Path | None = None
+def score_run(
+    results: dict[str, Path],
+    examples: Examples,
+    meter: Meter,
+    advance: Advance,
+    cache: Path | None = None,
 ) -> Scores:
-    """Measure a folder of results, which must have the stems of the examples and no others.
+    """Measure one result for each of the examples.
 
     Parameters
     ----------
-    results : Path
-        Folder of filled images.
+    results : dict
+        Filled images by the stems of the examples, as ``examples.read_runs`` finds them.
     examples : Examples
         The truth and the holes.
     meter : Meter
@@ -167,12 +195,12 @@ def score_folder(
     Raises
     ------
     MaskweaveError
-        If a file is missing, odd or broken, or does not fit its truth.
+        If a file is odd or broken, or does not fit its truth.
     """
-    files = paired(results, examples.truth)
     parts: list[Scores] = []
     for batch in examples.batches():
-        parts.append(meter.score([read_rgb(files[stem]) for stem in batch.stems], batch, cache))
+        images = [read_rgb(results[stem]) for stem in batch.stems]
+        parts.append(meter.score(images, batch, cache))
         advance(len(batch.stems))
     return joined(parts)
 
@@ -182,17 +210,23 @@ def joined(parts: Sequence[Scores]) -> Scores:
     figures = {
         name: np.concatenate([part.figures[name] for part in parts]) for name in parts[0].figures
     }
+    features = [part.features for part in parts if part.features is not None]
     return Scores(
         figures,
-        np.concatenate([part.features for part in parts]),
+        np.concatenate(features) if features else None,
         np.concatenate([part.hole_shares for part in parts]),
     )
 
 
 def truth_features(
     examples: Examples, meter: Meter, advance: Advance
-) -> Float[np.ndarray, "images features"]:
-    """Return the features of the true images, which are computed only once on a machine."""
+) -> Float[np.ndarray, "images features"] | None:
+    """Return the features of the true images, which are computed only once on a machine.
+
+    Without Inception there are none.
+    """
+    if meter.inception is None:
+        return None
     parts: list[np.ndarray] = []
     for batch in examples.batches():
         parts.append(real_features(batch.images, meter.inception))
@@ -202,46 +236,62 @@ def truth_features(
 
 def summarise(
     runs: Sequence[Scores],
-    truth: Float[np.ndarray, "images features"],
+    truth: Float[np.ndarray, "images features"] | None,
     meter: Meter,
+    over: Literal["seeds", "samples"] = "seeds",
 ) -> Evaluation:
     """Sum up the scores of the same images, filled once or with several seeds.
 
-    FID and KID are means over the seeds, with a 95 % interval over them. The others are means over
-    the images, each of which counts with its own mean over the seeds, with a 95 % interval over the
+    FID and KID are means over the runs, with a 95 % interval over them. The others are means over
+    the images, each of which counts with its own mean over the runs, with a 95 % interval over the
     images; but of the greatest changes the greatest is taken.
+
+    Parameters
+    ----------
+    runs : sequence of Scores
+        One for each seed or sample.
+    truth : numpy.ndarray, optional
+        Inception features of the true images; without them there is no FID and no KID.
+    meter : Meter
+        What the scores were measured with.
+    over : {"seeds", "samples"}
+        What tells the runs apart.
 
     Raises
     ------
     MaskweaveError
         If there are fewer than two images.
     """
-    n = len(truth)
+    n = len(runs[0].hole_shares)
     if n < 2:
         raise MaskweaveError(f"figures of a set need at least 2 images, got {n}")
-    source = meter.inception.source
-    figures = set_figures([run.features for run in runs], truth, source)
+    features = [run.features for run in runs if run.features is not None]
+    figures: dict[str, Measurement] = {}
+    if truth is not None and meter.inception:
+        figures = set_figures(features, truth, meter.inception.source, over)
     by_image = {
         name: (np.max if name == GREATEST else np.mean)([run.figures[name] for run in runs], axis=0)
         for name in runs[0].figures
     }
     for name, values in by_image.items():
         figures[name] = _over_images(name, values, meter.sources[name])
-    return Evaluation(n, figures, _buckets(by_image, runs[0].hole_shares))
+    buckets = _buckets(by_image, runs[0].hole_shares)
+    return Evaluation(n, len(runs), figures, buckets, meter.notes(n))
 
 
 def set_figures(
     runs: Sequence[Float[np.ndarray, "n features"]],
     truth: Float[np.ndarray, "m features"],
     source: str,
+    over: str = "seeds",
 ) -> dict[str, Measurement]:
     """Return FID and KID of sets of images against the truth, as means over the sets."""
     n = min(len(truth), len(runs[0]))
     kid_source = f"{source}, {KID_SUBSETS} subsets of {kid_subset(n)}"
     fids = np.array([frechet_distance(run, truth) for run in runs])
     kids, deviations = np.array([kernel_distance(run, truth) for run in runs]).T
-    fid = measured(fids, "95 % over seeds", source)
-    kid = measured(kids, "95 % over seeds", kid_source)
+    fid = measured(fids, f"95 % over {over}", source)
+    kid = measured(kids, f"95 % over {over}", kid_source)
     if len(runs) == 1 and kid_subset(n) < n:
         kid = replace(kid, spread=float(deviations[0]), spread_of="deviation over subsets")
     return {"fid": replace(fid, n=n), "kid": replace(kid, n=n)}

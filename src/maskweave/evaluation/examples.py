@@ -1,6 +1,7 @@
 """True images and their holes: pairs of files with the same stem."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -98,15 +99,68 @@ def paired(directory: Path, truth: dict[str, Path]) -> dict[str, Path]:
     Raises
     ------
     MaskweaveError
-        If a stem is missing or one too many.
+        If a stem is missing or there is one without a true image.
     """
     files = by_stem(directory)
     missing, extra = truth.keys() - files.keys(), files.keys() - truth.keys()
-    for stems, fault in ((missing, "missing"), (extra, "too many")):
+    for stems, fault in ((missing, "missing"), (extra, "without a true image")):
         if stems:
-            names = ", ".join(sorted(stems)[:3]) + (", ..." if len(stems) > 3 else "")
-            raise MaskweaveError(f"{directory}: {len(stems)} {fault}, by name: {names}")
+            raise MaskweaveError(f"{directory}: {len(stems)} {fault}, by name: {_some(stems)}")
     return files
+
+
+def read_runs(directory: Path, truth: dict[str, Path]) -> list[dict[str, Path]]:
+    """Pair the results of a folder with the truth, all first samples in the first run, and so on.
+
+    Parameters
+    ----------
+    directory : Path
+        Has one result for each true image, of the same stem, or samples 1 to N of each, named
+        ``STEM_1`` to ``STEM_N`` as ``maskweave inpaint --num-samples N`` writes them.
+    truth : dict
+        True images by their stems.
+
+    Raises
+    ------
+    MaskweaveError
+        If a result is missing or has no true image, or samples are mixed with results.
+    """
+    files = by_stem(directory)
+    samples = _samples(files.keys() - truth.keys(), truth)
+    if not samples:
+        return [paired(directory, truth)]
+    numbers = range(1, len(samples) + 1)
+    expected = {f"{stem}_{number}" for stem in truth for number in numbers}
+    missing, extra = expected - files.keys(), files.keys() - expected
+    if whole := extra & truth.keys():
+        raise MaskweaveError(
+            f"{directory} mixes results of their image's name, such as {_some(whole)}, with "
+            f"numbered samples, such as {_some(files.keys() - truth.keys())}"
+        )
+    if samples != {*numbers}:
+        found = ", ".join(map(str, sorted(samples)))
+        raise MaskweaveError(f"{directory}: samples are numbered from 1, without gaps, not {found}")
+    for stems, fault in ((missing, "missing"), (extra, "without a true image")):
+        if stems:
+            raise MaskweaveError(
+                f"{directory}: of samples 1 to {len(samples)} of each image {len(stems)} {fault}, "
+                f"by name: {_some(stems)}"
+            )
+    return [{stem: files[f"{stem}_{number}"] for stem in truth} for number in numbers]
+
+
+def _samples(stems: Set[str], truth: dict[str, Path]) -> set[int]:
+    """Return the numbers that samples of the true images have among these stems."""
+    parts = [stem.rpartition("_") for stem in stems]
+    return {
+        int(number)
+        for stem, _, number in parts
+        if stem in truth and re.fullmatch("[1-9][0-9]{0,8}", number)
+    }
+
+
+def _some(stems: Set[str]) -> str:
+    return ", ".join(sorted(stems)[:3]) + (", ..." if len(stems) > 3 else "")
 
 
 def read_rgb(file: Path) -> Pixels:

@@ -53,6 +53,10 @@ KID_SUBSETS = 100
 LARGEST_KID_SUBSET = 1000
 
 
+class MissingWeightsError(MaskweaveError):
+    """There are no Inception weights on this machine, and they could not be downloaded."""
+
+
 class Inception(nn.Module):
     """Features of images after one stage of the network, averaged over the picture.
 
@@ -68,8 +72,10 @@ class Inception(nn.Module):
 
     Raises
     ------
+    MissingWeightsError
+        If the published weights are not there and cannot be downloaded.
     MaskweaveError
-        If an option is unknown or the weights cannot be had or read.
+        If an option is unknown or the weights cannot be read.
     """
 
     def __init__(self, features: int, resize: Resize, weights: Path | None = None) -> None:
@@ -218,12 +224,12 @@ def _published() -> Path:
     """Return the published weights, downloaded if they are not in ``TORCH_HOME``."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         digits = Path(PUBLISHED).stem.rsplit("-", 1)[-1]
         try:
+            file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(URL_INCEPTION_V3, str(file), digits)
         except (OSError, RuntimeError) as error:  # the latter of a broken download
-            raise MaskweaveError(
+            raise MissingWeightsError(
                 f"FID needs Inception weights: connect once to download them, put {PUBLISHED} into "
                 f"TORCH_HOME or name the file with --inception ({error})"
             ) from error

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from maskweave.evaluation.baselines import run_model
+from maskweave.evaluation.benchmark import slug
 from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.examples import Batch, Examples
 from maskweave.evaluation.inception import frechet_distance, read_cached, write_cached
@@ -25,23 +27,21 @@ SWEPT = ("lpips", "psnr_hole", "ssim_hole")
 
 @dataclass(frozen=True)
 class Grid:
-    """What the sweep runs over: every combination, with every seed."""
+    """What the sweep runs over: every combination."""
 
     schedules: tuple[str, ...] = ("cosine", "linear", "square")
     """Mask schedules."""
     steps: tuple[int, ...] = (15,)
     """T; one trajectory of T steps gives the result of every t up to T."""
     temperatures: tuple[float, ...] = (1.0,)
-    """Of the noise on the confidence."""
+    """Scales of the noise in the order of decoding."""
     token_temperatures: tuple[float, ...] = (1.0,)
-    """Of sampling tokens."""
-    seeds: int = 3
-    """Seeds 0, 1, ..., for the sweep and for the table."""
+    """Temperatures at which tokens are sampled."""
     images: int = 100
     """So many of the examples, spread evenly over all."""
 
     def settings(self, defaults: DecodeSettings) -> list[DecodeSettings]:
-        """Return all combinations; what the grid does not name is as in ``defaults``."""
+        """Return all combinations, sampled; what the grid does not name is as in ``defaults``."""
         return [
             replace(
                 defaults,
@@ -50,6 +50,7 @@ class Grid:
                 stop_after=steps,
                 temperature=temperature,
                 token_temperature=token_temperature,
+                paint="sampled",
             )
             for schedule, steps, temperature, token_temperature in itertools.product(
                 self.schedules, self.steps, self.temperatures, self.token_temperatures
@@ -64,16 +65,21 @@ class Trajectory(NamedTuple):
     n: int
     """Images behind each figure."""
     figures: dict[str, Float[np.ndarray, "seeds steps"]]
-    """For t = 1 .. T: ``fid``, ``lpips``, ``psnr_hole`` and ``ssim_hole``."""
+    """For t = 1 .. T: ``fid``, if there is Inception, and those of ``SWEPT``."""
 
     @property
     def seeds(self) -> int:
         """Their number."""
-        return len(self.figures["fid"])
+        return len(self.figures[self.merit])
+
+    @property
+    def merit(self) -> str:
+        """The figure by which the best settings are chosen: FID, or LPIPS without it."""
+        return "fid" if "fid" in self.figures else "lpips"
 
     def best(self) -> tuple[int, float]:
-        """Return the t with the lowest mean FID, and that FID."""
-        means = self.figures["fid"].mean(axis=0)
+        """Return the t with the lowest mean of the figure of merit, and that mean."""
+        means = self.figures[self.merit].mean(axis=0)
         return int(means.argmin()) + 1, float(means.min())
 
 
@@ -82,7 +88,7 @@ def trajectory(
     settings: DecodeSettings,
     seeds: int,
     examples: Examples,
-    truth: Float[np.ndarray, "images features"],
+    truth: Float[np.ndarray, "images features"] | None,
     meter: Meter,
     cache: Path,
     advance: Advance,
@@ -99,8 +105,8 @@ def trajectory(
         How many seeds, from 0.
     examples : Examples
         True images and holes.
-    truth : numpy.ndarray
-        Inception features of the true images.
+    truth : numpy.ndarray, optional
+        Inception features of the true images; without them there is no FID.
     meter : Meter
         The networks behind the figures.
     cache : Path
@@ -108,38 +114,25 @@ def trajectory(
     advance : callable
         Told of every picture measured: T for each image and seed.
     """
-    figures: dict[str, list[np.ndarray]] = {name: [] for name in ("fid", *SWEPT)}
+    names = ("fid", *SWEPT) if truth is not None else SWEPT
+    figures: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for seed in range(seeds):
         parts: list[dict[str, np.ndarray]] = []
         for batch in examples.batches():
             parts.append(_decode(pipeline, settings, seed, batch, meter, cache))
             advance(len(batch.stems) * settings.steps, f"{slug(settings)}, seed {seed}")
         joined = {name: np.concatenate([p[name] for p in parts], axis=1) for name in parts[0]}
-        fids = [frechet_distance(features, truth) for features in joined["features"]]
-        figures["fid"].append(np.array(fids))
+        if truth is not None:
+            fids = [frechet_distance(features, truth) for features in joined["features"]]
+            figures["fid"].append(np.array(fids))
         for name in SWEPT:
             figures[name].append(joined[name].mean(axis=1))
     stacked = {name: np.stack(rows) for name, rows in figures.items()}
     return Trajectory(settings, len(examples), stacked)
 
 
-def slug(settings: DecodeSettings) -> str:
-    """Return what tells decode settings from others, as part of a file name."""
-    stop_after = settings.stop_after or settings.steps
-    parts = [
-        settings.schedule,
-        f"T{settings.steps}",
-        f"t{stop_after}",
-        f"temperature{settings.temperature}".removesuffix(".0"),
-        f"token{settings.token_temperature}".removesuffix(".0"),
-        *([f"top{settings.top_k}"] if settings.top_k else []),
-        *([settings.confidence] if settings.confidence != "log_probability" else []),
-    ]
-    return "-".join(parts)
-
-
 def best_of(trajectories: Sequence[Trajectory]) -> DecodeSettings:
-    """Return the settings with the lowest FID, mean over the seeds, of all in the sweep."""
+    """Return the settings of the lowest figure of merit, mean over the seeds, of all the sweep."""
     best = min(trajectories, key=lambda trajectory: trajectory.best()[1])
     return replace(best.settings, stop_after=best.best()[0])
 
@@ -157,17 +150,12 @@ def _decode(
     file = cache / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
     if cached := read_cached(file):
         return {name: tensor.numpy() for name, tensor in cached.items()}
-    output = pipeline(
-        batch.images,
-        batch.holes,
-        generator=[torch.Generator().manual_seed(seed) for _ in batch.stems],
-        output_type="np",
-        output_steps=True,
-        **asdict(settings),
-    )
+    output = run_model(pipeline, settings, seed, batch, output_steps=True)
     by_step = zip(*(output.steps or []), strict=True)
-    scores = [meter.score([one.image for one in step], batch) for step in by_step]
+    scores = [meter.score([np.array(one.image) for one in step], batch) for step in by_step]
     result = {name: np.stack([score.figures[name] for score in scores]) for name in SWEPT}
-    result["features"] = np.stack([score.features for score in scores])
+    if meter.inception:
+        features = [score.features for score in scores if score.features is not None]
+        result["features"] = np.stack(features)
     write_cached(file, {name: torch.from_numpy(array) for name, array in result.items()})
     return result

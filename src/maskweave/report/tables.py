@@ -33,7 +33,11 @@ class Table:
 def methods_table(
     evaluations: Sequence[tuple[str, Evaluation]], names: Sequence[str] = (*COLUMNS,)
 ) -> Table:
-    """Return some figures of several methods side by side, as mean ± spread."""
+    """Return some figures of several methods side by side, as mean ± spread.
+
+    Figures that no method has are left out.
+    """
+    names = [name for name in names if any(name in each.figures for _, each in evaluations)]
     cells = [
         (method, str(evaluation.n), *(_cell(evaluation, name) for name in names))
         for method, evaluation in evaluations
