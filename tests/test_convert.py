@@ -444,7 +444,7 @@ def test_files_that_are_broken_too_large_or_hold_something_else_are_refused(
 
 def fill(pipeline: InpaintPipeline, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     generator = torch.Generator().manual_seed(0)
-    return pipeline(image, hole, generator=generator, output_type="np").images[0]
+    return np.array(pipeline(image, hole, generator=generator).images[0])
 
 
 @pytest.mark.parametrize("size", [(16, 16), (20, 30)])
@@ -508,7 +508,7 @@ def test_the_command_makes_a_model_that_inpaint_takes(
         assert said in card
     defaults = json.loads((output / "config.json").read_text())["defaults"]
     assert DecodeSettings(**defaults) == DecodeSettings(
-        15, "cosine", 3, 4.5, token_temperature=0, confidence="probability"
+        15, "cosine", "probability", stop_after=3, temperature=4.5, token_temperature=0
     )
 
     again = run(*command)

@@ -23,7 +23,7 @@ LARGEST_FILE = 1 << 32
 """Bytes of a file, unpacked, and of its weights in float32 beyond which it is refused."""
 
 DECODING = DecodeSettings(
-    steps=15, stop_after=3, temperature=4.5, token_temperature=0.0, confidence="probability"
+    steps=15, order="probability", stop_after=3, temperature=4.5, token_temperature=0.0
 )
 """How the reference experiment decodes."""
 

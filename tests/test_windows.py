@@ -1,0 +1,307 @@
+"""Levels and windows of photos of any size: what a plan promises, for any hole."""
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from maskweave.errors import MaskweaveError
+from maskweave.windows import (
+    Window,
+    enlarge_guide,
+    plan_levels,
+    plan_windows,
+    shrink_photo,
+    thickness,
+)
+
+SIDE, MARGIN, CORE = 16, 4, 8
+"""Of windows that are small enough to search for counterexamples."""
+
+
+@st.composite
+def holes(draw: st.DrawFn, smallest: int = 1, largest: int = 90) -> np.ndarray:
+    """Draw specks, lines and boxes in a photo, of any shape."""
+    height, width = (draw(st.integers(smallest, largest)) for _ in range(2))
+    canvas = np.zeros((height, width), dtype=np.uint8)
+    place = st.tuples(st.integers(0, width - 1), st.integers(0, height - 1))
+    for x, y in draw(st.lists(place, max_size=8)):
+        canvas[y, x] = 1
+    for start, end in draw(st.lists(st.tuples(place, place), max_size=3)):
+        cv2.line(canvas, start, end, 1, draw(st.integers(1, 4)))
+    for (x, y), (columns, rows) in draw(st.lists(st.tuples(place, place), max_size=2)):
+        canvas[y : y + rows, x : x + columns] = 1
+    return canvas.astype(bool)
+
+
+def planned(hole: np.ndarray, side: int = SIDE) -> list[Window]:
+    return [window for windows in plan_windows(hole, side) for window in windows]
+
+
+def meet(one: Window, other: Window) -> bool:
+    return all(
+        a.start < b.stop and b.start < a.stop
+        for a, b in ((one.rows, other.rows), (one.columns, other.columns))
+    )
+
+
+def axes(window: Window, hole: np.ndarray) -> Iterator[tuple[slice, slice, int]]:
+    """Yield the extent of the window, that of its core and the photo's side, for both axes."""
+    yield window.rows, window.core_rows, hole.shape[0]
+    yield window.columns, window.core_columns, hole.shape[1]
+
+
+@settings(max_examples=80, deadline=None)
+@given(holes())
+def test_every_hole_pixel_belongs_to_exactly_one_window(hole: np.ndarray) -> None:
+    owners = np.zeros(hole.shape, dtype=int)
+    for window in planned(hole):
+        part = window.part(hole)
+        assert part.shape == (SIDE, SIDE)
+        assert part.any()
+        rows, columns = np.nonzero(part)
+        owners[rows + window.rows.start, columns + window.columns.start] += 1
+    assert np.array_equal(owners, hole.astype(int))
+
+
+@settings(max_examples=80, deadline=None)
+@given(holes(), st.sampled_from([8, 13, 16, 31]))
+def test_windows_are_squares_in_the_photo_with_context_around_their_parts(
+    hole: np.ndarray, side: int
+) -> None:
+    for window in planned(hole, side):
+        for extent, core, limit in axes(window, hole):
+            assert extent.stop - extent.start == side
+            assert extent.start >= 0
+            if limit < side:
+                assert extent.start == 0
+                continue
+            assert extent.stop <= limit
+            assert core.start - extent.start >= side / 4 or extent.start == 0
+            assert extent.stop - core.stop >= side / 4 or extent.stop == limit
+
+
+@settings(max_examples=60, deadline=None)
+@given(holes())
+def test_windows_of_a_round_do_not_meet_and_each_meets_one_of_every_earlier_round(
+    hole: np.ndarray,
+) -> None:
+    rounds = plan_windows(hole, SIDE)
+    for number, windows in enumerate(rounds):
+        assert not any(meet(one, other) for one, other in combinations(windows, 2))
+        for earlier in rounds[:number]:
+            assert all(any(meet(one, other) for other in earlier) for one in windows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(holes(), st.randoms(use_true_random=False))
+def test_the_order_within_a_round_changes_nothing(hole: np.ndarray, random: object) -> None:
+    photo = np.random.default_rng(0).random((*hole.shape, 1))
+    photo[hole] = 0
+
+    def fill(arrange: Callable[[list[Window]], None]) -> np.ndarray:
+        canvas, left = photo.copy(), hole.copy()
+        for windows in plan_windows(hole, SIDE):
+            arrange(windows)
+            for window in windows:
+                seen = window.cut(canvas, 0.5)
+                weights = np.arange(seen.size).reshape(seen.shape)
+                picture = np.full(seen.shape, np.sin((seen * weights).sum()))
+                window.paste(canvas, picture, hole)
+                left[window.core_rows, window.core_columns] = False
+        assert not left.any()
+        return canvas
+
+    filled = fill(lambda windows: None)
+    assert np.array_equal(filled[~hole], photo[~hole])
+    assert np.array_equal(fill(random.shuffle), filled)  # type: ignore[attr-defined]
+
+
+@settings(max_examples=50, deadline=None)
+@given(holes())
+def test_windows_with_the_least_hole_come_first(hole: np.ndarray) -> None:
+    rounds = plan_windows(hole, SIDE)
+    if rounds:
+        counts = [[window.cut(hole, False).sum() for window in windows] for windows in rounds]
+        assert counts[0][0] == min(map(min, counts))
+        assert all(one == sorted(one) for one in counts)
+
+
+@settings(max_examples=50, deadline=None)
+@given(holes(largest=SIDE))
+def test_a_photo_that_fits_into_a_window_is_one_level_and_one_window(hole: np.ndarray) -> None:
+    [level] = plan_levels(hole, SIDE)
+    assert np.array_equal(level.thin, hole)
+    assert len(planned(hole)) == hole.any()
+    photo = np.ones((*hole.shape, 3), dtype=np.uint8)
+    for window in planned(hole):
+        unknown = window.cut(hole, True)
+        assert np.array_equal(unknown[: hole.shape[0], : hole.shape[1]], hole)
+        assert unknown.sum() == hole.sum() + SIDE * SIDE - hole.size
+        assert window.cut(photo, 0).sum() == photo.sum()
+
+
+@given(st.integers(0, 90), st.integers(0, 90), st.integers(1, CORE), st.integers(1, CORE))
+@settings(max_examples=50, deadline=None)
+def test_a_hole_of_up_to_half_a_window_takes_one(y: int, x: int, rows: int, columns: int) -> None:
+    hole = np.zeros((100, 100), dtype=bool)
+    hole[y : y + rows, x : x + columns] = True
+    assert len(planned(hole)) == 1
+
+
+def drawn(start: tuple[int, int], end: tuple[int, int], thick: int = 5) -> np.ndarray:
+    canvas = np.zeros((1200, 1600), dtype=np.uint8)
+    cv2.line(canvas, start, end, 1, thick)
+    return canvas.astype(bool)
+
+
+@pytest.mark.parametrize("end", [(1540, 40), (40, 1140), (1100, 1100), (1540, 240), (240, 1140)])
+def test_a_scratch_takes_about_one_window_for_each_half_window_of_it(end: tuple[int, int]) -> None:
+    longer = max(end) - 40 + 5
+    assert len(planned(drawn((40, 40), end), 128)) <= 1.15 * longer / 64 + 1
+
+
+def test_neighbouring_specks_share_a_window_and_far_ones_do_not_disturb_it() -> None:
+    rng = np.random.default_rng(0)
+    hole = np.zeros((2000, 2000), dtype=bool)
+    corners = [(400 * i + 31 * j, 400 * j + 17 * i) for i in range(5) for j in range(5)]
+    for y, x in corners:
+        hole[y + rng.integers(0, 64, 20), x + rng.integers(0, 64, 20)] = True
+    assert len(planned(hole, 128)) == len(corners)
+
+
+def test_windows_without_a_core_are_refused_and_an_empty_hole_has_no_windows() -> None:
+    hole = np.zeros((40, 40), dtype=bool)
+    assert plan_windows(hole, SIDE) == []
+    for side, context in ((16, 0.5), (1, 0.25), (0, 0.0), (16, -0.1)):
+        with pytest.raises(MaskweaveError, match="has no core"):
+            plan_windows(hole, side, context=context)
+
+
+def test_thickness_is_twice_the_largest_distance_to_a_known_pixel() -> None:
+    hole = np.zeros((100, 300), dtype=bool)
+    assert thickness(hole) == 0
+    hole[50, :] = True
+    assert thickness(hole) == 2
+    hole[40:59, :] = True
+    assert thickness(hole) == 20  # across, however long
+    hole[:59] = True
+    assert thickness(hole) == 2 * 59  # nothing is known beyond the border
+    hole[:] = True
+    assert thickness(hole) == 300
+    disc = cv2.circle(np.zeros((200, 200), np.uint8), (100, 100), 40, 1, -1).astype(bool)
+    assert thickness(disc) == pytest.approx(82, abs=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(holes(largest=150))
+def test_levels_divide_the_hole_until_it_is_at_most_half_a_window_thick(hole: np.ndarray) -> None:
+    levels = plan_levels(hole, SIDE)
+    for exponent, level in enumerate(levels):
+        assert level.exponent == exponent
+        assert level.thin.shape == hole.shape
+        assert not (level.thin & level.thick).any()
+        assert np.array_equal(level.thin | level.thick, hole)
+        assert level.thick.any() == (level is not levels[-1])
+        assert thickness(level.thin) <= SIDE / 2 or max(hole.shape) <= SIDE
+        _, hole = shrink_photo(np.zeros((*hole.shape, 1), dtype=np.uint8), level.thick)
+
+
+@pytest.mark.parametrize("width", [65, 100, 200, 500])
+def test_the_first_level_is_the_first_at_which_the_hole_is_thin_enough(width: int) -> None:
+    hole = np.zeros((900, 1200), dtype=bool)
+    hole[200 : 200 + width, 300:800] = True
+    levels = plan_levels(hole, 128)
+    found = min(k for k in range(9) if thickness(levels[0].thick) / 2**k <= 64)
+    assert len(levels) == found + 1
+    assert np.array_equal(levels[0].thick, hole)
+
+
+def test_thin_parts_of_a_hole_stay_at_native_pixels() -> None:
+    person = np.zeros((1200, 1600), dtype=bool)
+    person[400:800, 500:650] = True
+    wire = drawn((0, 600), (1599, 620), 7)  # from edge to edge, across the person
+    speck = np.zeros_like(person)
+    speck[100:103, 100:103] = True
+    first, *coarser = plan_levels(person | wire | speck, 128)
+    assert np.array_equal(first.thick & person, person)
+    assert (first.thin & speck).sum() == speck.sum()
+    assert (first.thick & wire & ~person).sum() < 0.1 * wire.sum()
+    assert not any(level.thin[:, : level.thin.shape[1] // 5].any() for level in coarser)
+    # What is left of the wire takes a window for each half window of it.
+    assert len(planned(first.thin, 128)) <= wire.any(0).sum() / 64 + 2
+
+
+@pytest.mark.parametrize("shape", [(500, 700), (40, 700), (129, 129), (1, 700)])
+def test_a_photo_without_a_known_pixel_is_shrunk_into_one_window(shape: tuple[int, int]) -> None:
+    levels = plan_levels(np.ones(shape, dtype=bool), 128)
+    assert all(level.thick.all() for level in levels[:-1])
+    assert max(levels[-1].thin.shape) <= 128
+    assert len(planned(levels[-1].thin, 128)) == 1
+
+
+PIXELS = arrays(
+    np.uint8,
+    st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)),
+    elements=st.integers(0, 255),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(PIXELS, st.floats(0, 1), st.sampled_from(["uint8", "uint16", "float32"]))
+def test_a_coarse_pixel_is_the_mean_of_the_known_finer_ones(
+    pixels: np.ndarray, share: float, kind: str
+) -> None:
+    pixels = pixels.astype(kind) * (257 if kind == "uint16" else 1)
+    hole = np.random.default_rng(0).random(pixels.shape[:2]) < share
+    small, small_hole = shrink_photo(pixels, hole)
+    assert small.dtype == pixels.dtype
+    for i, j in np.ndindex(small_hole.shape):
+        block = (slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2))
+        known = pixels[block][~hole[block]].astype(float)
+        assert small_hole[i, j] == (len(known) < hole[block].size / 2)
+        expected = np.zeros(3) if small_hole[i, j] else known.mean(0)
+        if kind != "float32":
+            expected = np.rint(expected)
+        np.testing.assert_allclose(small[i, j], expected, rtol=1e-6)
+    other = np.where(hole[:, :, None], 99, pixels).astype(kind)
+    assert np.array_equal(shrink_photo(other, hole)[0], small)
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 60), (41, 60), (40, 61), (7, 9)])
+def test_shrinking_and_enlarging_keeps_a_ramp(height: int, width: int) -> None:
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    ramp = np.stack([rows, columns, 2 * rows - columns + 3], axis=2)
+    coarse, hole = shrink_photo(ramp, np.zeros((height, width), dtype=bool))
+    assert not hole.any()
+    fine = enlarge_guide(coarse, height, width)
+    assert fine.shape == ramp.shape
+    inner = slice(1, -2)  # the last coarse pixel of an odd side is half a pixel off
+    np.testing.assert_allclose(fine[inner, inner], ramp[inner, inner], atol=1e-4)
+    np.testing.assert_allclose(fine, ramp, atol=2)
+
+
+def test_an_enlarged_guide_has_the_kind_of_its_pixels_and_any_channels() -> None:
+    for channels in (1, 3, 4):
+        coarse = np.full((5, 7, channels), 77, dtype=np.uint8)
+        fine = enlarge_guide(coarse, 9, 14)
+        assert fine.shape == (9, 14, channels)
+        assert fine.dtype == np.uint8
+        assert (fine == 77).all()
+
+
+def test_two_hundred_thousand_specks_on_24_megapixels_are_planned_in_a_second() -> None:
+    rng = np.random.default_rng(0)
+    hole = np.zeros((4000, 6000), dtype=bool)
+    hole[rng.integers(0, 4000, 200_000), rng.integers(0, 6000, 200_000)] = True
+    start = time.process_time()
+    [level] = plan_levels(hole, 128)
+    windows = planned(level.thin, 128)
+    assert time.process_time() - start < 3  # 0.5 s on an idle core
+    assert len(windows) <= -(-4000 // 64) * -(-6000 // 64)
