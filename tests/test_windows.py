@@ -246,6 +246,43 @@ def test_a_photo_without_a_known_pixel_is_shrunk_into_one_window(shape: tuple[in
     assert len(planned(levels[-1].thin, 128)) == 1
 
 
+def walk(photo: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fill a photo as the module says, each window with the mean of what is known in it."""
+    levels, photo, unknown = plan_levels(hole, SIDE), photo.copy(), hole.copy()
+
+    def paint(part: np.ndarray, guide: np.ndarray | None = None) -> None:
+        for window in planned(part):
+            known = window.cut(photo, 0)[~window.cut(unknown, True)]
+            mean = known.mean() if len(known) else 0
+            picture = np.full((SIDE, SIDE, 1), mean) if guide is None else window.cut(guide, 0)
+            window.paste(photo, picture, part)
+            window.paste(unknown, np.zeros((SIDE, SIDE), dtype=bool), part)
+
+    above = []
+    for level in levels:
+        paint(level.thin)
+        assert np.array_equal(unknown, level.thick)
+        above.append((photo, unknown))
+        photo, unknown = shrink_photo(photo, unknown)
+    photo, unknown = above.pop()
+    for level in levels[-2::-1]:
+        guide = enlarge_guide(photo, *level.thick.shape)
+        photo, unknown = above.pop()
+        paint(level.thick, guide)
+        assert not unknown.any()
+    return photo
+
+
+@settings(max_examples=40, deadline=None)
+@given(holes(largest=150))
+def test_down_and_up_again_all_is_filled_from_what_is_known(hole: np.ndarray) -> None:
+    photo = np.random.default_rng(0).uniform(1, 2, (*hole.shape, 1))
+    filled = walk(photo, hole)
+    assert np.array_equal(filled[~hole], photo[~hole])
+    assert hole.all() or (filled >= 1 - 1e-6).all()
+    assert np.array_equal(walk(np.where(hole[:, :, None], np.nan, photo), hole), filled)
+
+
 PIXELS = arrays(
     np.uint8,
     st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)),
