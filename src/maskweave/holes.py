@@ -74,9 +74,9 @@ def draw_hole(
         experiment; ``thin``, ``medium`` and ``thick`` are LaMa's mixtures of strokes and boxes
         (the evaluation masks of Suvorov et al. 2022) and ``box`` is the boxes among the thick, all
         scaled from 256 pixels to the shorter side and covering at most half of the image; ``half``
-        is the left, right, upper or lower half; ``scratch`` is bent lines from border to border and ``text`` is
-        words and dates, both of a width in pixels that the size of the image does not change;
-        ``blob`` covers 5 to 30 % of the image with the outline of an object.
+        is the left, right, upper or lower half; ``scratch`` is bent lines from border to border and
+        ``text`` is words and dates, both of a width in pixels that the size of the image does not
+        change; ``blob`` covers 5 to 30 % of the image with the outline of an object.
     height, width : int
         Size in pixels, at least 8, neither more than ``LONGEST`` times the other.
     rng : numpy.random.Generator
