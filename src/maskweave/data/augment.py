@@ -13,6 +13,10 @@ from maskweave.errors import MaskweaveError
 LEAST_CROP = 0.75
 """Side of a crop as a share of the size that it gets: it is enlarged 1.34 times at most."""
 
+MOST_BLUR, MOST_COLOUR, MOST_NOISE = 1.5, 12.0, 12.0
+"""Strongest faults of a coarse fill: the blur's deviation in coarse pixels, those of a patch's
+colour and of the noise in levels of 255."""
+
 
 def to_unit_range(
     images: UInt8[Tensor, "batch 3 height width"],
@@ -95,3 +99,24 @@ def stream() -> str:
     """
     rng = np.random.default_rng((0, 1))
     return f"{type(rng.bit_generator).__name__} {rng.integers(9, size=4).tolist()} {rng.random()}"
+
+
+# Ho et al. 2022, "Cascaded diffusion models", section 4: conditioning augmentation
+def coarse_fill(image: Square, rng: np.random.Generator) -> Square:
+    """Return an image as the fill of a coarser level might be: half its resolution, and wrong.
+
+    The image is shrunk by 2, blurred, given noise and patches of other colours, each as strong as
+    drawn, and enlarged again: what learns from it learns to sharpen and to mend, not to copy.
+    """
+    coarse = cv2.resize(cv2.merge(list(image)), None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    pixels = coarse.astype(np.float32)
+    if (blur := rng.uniform(-0.5, MOST_BLUR)) > 0.2:
+        pixels = cv2.GaussianBlur(pixels, (0, 0), blur)
+    height, width = pixels.shape[:2]
+    colours = rng.normal(0, rng.uniform(0, MOST_COLOUR), (5, 5, 3)).astype(np.float32)
+    pixels += cv2.resize(colours, (width, height), interpolation=cv2.INTER_LINEAR)
+    strength = MOST_NOISE * rng.random()
+    noise = rng.standard_normal(pixels.shape, dtype=np.float32)
+    pixels = np.clip(pixels + strength * noise, 0, 255)
+    fine = cv2.resize(pixels, image.shape[:0:-1], interpolation=cv2.INTER_LINEAR)
+    return np.stack(cv2.split(fine.round().astype(np.uint8)))
