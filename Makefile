@@ -1,4 +1,13 @@
-.PHONY: check
+.PHONY: check fast
 
+# The gate, as it runs before a change is taken: a fresh environment, all tests, the wheel.
 check:
 	.ci/run
+
+# What is worth a look after every edit; leaves out what trains, measures or starts processes.
+LONG := benchmark evaluation processes readme resume training
+
+fast:
+	ruff format --check .
+	ruff check .
+	pytest -q -n 2 -m "not slow" $(LONG:%=--ignore=tests/test_%.py)

@@ -1,4 +1,4 @@
-"""What the README shows is run."""
+"""What the README shows is run, and what the pages point to is there."""
 
 import re
 import shlex
@@ -15,6 +15,7 @@ from maskweave.images import read_image
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EVALUATION = (ROOT / "docs" / "evaluation.md").read_text()
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 MEASURING = ("evaluate", "benchmark")
 # One step on two images, without LPIPS, shows that a command of training is right. Accelerate
 # allows one precision in a process, and other tests train in full precision.
@@ -95,3 +96,11 @@ def test_both_set_up_commands_stand_in_the_first_screen() -> None:
     first_screen = "\n".join(README.splitlines()[:25])
     assert "\npip install . && maskweave demo\n" in first_screen
     assert "\npip install -e '.[test]' && pytest\n" in first_screen
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_points_to_is_there(page: Path) -> None:
+    text = page.read_text()
+    links = [page.parent / link for link in re.findall(r"\]\(([^):#]+)(?:#[^)]*)?\)", text)]
+    tests = [ROOT / name for name in re.findall(r"`(tests/\w+\.py)`", text)]
+    assert [str(path) for path in [*links, *tests] if not path.exists()] == []
