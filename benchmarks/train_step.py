@@ -10,10 +10,12 @@ import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -23,7 +25,7 @@ from maskweave.data.augment import to_unit_range
 from maskweave.data.sampler import StepSampler
 from maskweave.presets import TRANSFORMERS
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
-from maskweave.training.loop import accelerator_for
+from maskweave.training.loop import Course, accelerator_for
 from maskweave.training.optimiser import adamw
 from maskweave.training.speed import gemm_rate, seconds
 from maskweave.training.transformer_task import MaskedExamples, TransformerRecipe, TransformerTask
@@ -87,18 +89,19 @@ def plain_step(
 
 def our_step(
     recipe: TransformerRecipe, device: torch.device, folder: Path
-) -> tuple[TransformerTask, tuple[Tensor, ...]]:
+) -> tuple[TransformerTask, tuple[Any, ...]]:
     """Return a task and a batch drawn from tokens as the cache holds them."""
     tokenizer = load_tokenizer(resolve("cats64") / "tokenizer")
     run = replace(recipe.run, precision="bf16")
     accelerator = accelerator_for(run, folder)
     samples = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    task = TransformerTask(replace(recipe, run=run), tokenizer, samples, accelerator, 1000, 100)
+    recipe, course = replace(recipe, run=run), Course(1000, 100)
+    task = TransformerTask(recipe, tokenizer, samples, accelerator, course)
     tokens = np.random.default_rng(0).integers(0, 1024, (IMAGES, 1, 256)).astype(np.uint16)
     examples = MaskedExamples(Noise(), range(IMAGES), tokens, recipe.masking)
     draws = next(iter(StepSampler(IMAGES, run.batch_size, 0)))
     batch = torch.utils.data.default_collate([examples[draw] for draw in draws])
-    return task, tuple(part.to(device) for part in batch)
+    return task, send_to_device(tuple(batch), device)
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
 """Several processes, and several parts of a batch, train as one process with the whole batch."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from maskweave.errors import MaskweaveError
@@ -22,6 +25,7 @@ from maskweave.training.painting import PaintingLoss
 from maskweave.training.tokenizer_task import TokenizerRecipe
 from maskweave.training.train import train_decoder, train_tokenizer, train_transformer
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
+from maskweave.training.validation import Chunk, Validation
 from maskweave.transformer import TransformerConfig
 
 RUN = RunConfig(steps=8, batch_size=8, precision="no", log_every=1, save_every=8)
@@ -112,10 +116,13 @@ def curves(run: Path) -> dict[str, list[float]]:
 def assert_same_curves(run: Path, single: Path, tolerance: float = 1e-5) -> None:
     ours, theirs = curves(run), curves(single)
     assert ours.keys() == theirs.keys() and "validation/loss" in theirs
+    # The gradient of the discriminator's last bias is 0 at first but for its rounding, of which
+    # AdamW makes whole steps.
+    adversarial = any("discriminator" in name for name in theirs)
     for name in theirs:
-        np.testing.assert_allclose(
-            ours[name], theirs[name], atol=tolerance, rtol=tolerance, err_msg=name
-        )
+        rounded = adversarial and re.search("adversarial|discriminator|^gradient|^loss$", name)
+        limit = 1e-3 if rounded else tolerance
+        np.testing.assert_allclose(ours[name], theirs[name], atol=limit, rtol=limit, err_msg=name)
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "model", "painted"])
@@ -125,6 +132,34 @@ def test_two_processes_train_as_one(stage: str, noise: Path, single: Path, tmp_p
     # One process alone would agree as well.
     assert list(tmp_path.glob(f"{stage}/checkpoints/step_00000008/random_states_1.pkl"))
     assert_same_curves(tmp_path / stage, single / stage)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 7])
+def test_each_validation_image_is_seen_by_one_process_in_the_same_hole(processes: int) -> None:
+    images = torch.arange(5).to(torch.uint8)[:, None, None, None].expand(5, 3, 16, 16)
+
+    def chunks(process: int, processes: int) -> list[Chunk]:
+        accelerator = SimpleNamespace(
+            process_index=process, num_processes=processes, device=torch.device("cpu")
+        )
+        return list(Validation(images, accelerator))  # type: ignore[arg-type]
+
+    (whole,) = chunks(0, 1)
+    shares = [chunks(process, processes) for process in range(processes)]
+    assert shares[0][0].numbers.start == 0  # the main process has pictures to show
+    parts = [part for share in shares for part in share]
+    assert [number for part in parts for number in part.numbers] == [*range(5)]
+    assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
+    assert torch.equal(torch.cat([part.hole for part in parts]), whole.hole)
+    seeds = [g.initial_seed() for part in parts for g in part.generators()]
+    assert seeds == [*range(5)]
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(64, 32), (128, 8), (256, 2), (512, 1)])
+def test_few_large_images_are_looked_at_together(size: int, at_once: int) -> None:
+    images = torch.zeros(33, 3, size, size, dtype=torch.uint8)
+    validation = Validation(images, Accelerator(cpu=True))
+    assert max(len(chunk.images) for chunk in validation) == at_once
 
 
 def test_a_batch_in_parts_trains_as_a_whole(noise: Path, single: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from maskweave.presets import TOKENIZERS, TRANSFORMERS
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.training import loop, train
-from maskweave.training.loop import RunConfig, Window, length
+from maskweave.training.loop import Course, RunConfig, Window, course_of
 from maskweave.training.optimiser import OptimiserConfig, adamw, set_learning_rate
 from maskweave.training.overrides import override
 from maskweave.training.train import train_transformer
@@ -60,16 +60,34 @@ def test_the_reference_trains_as_the_reference_experiment_does() -> None:
     assert (optimiser.learning_rate, optimiser.betas) == (5e-4, (0.9, 0.95))
     assert (optimiser.weight_decay, optimiser.clip, optimiser.ema) == (0.01, 0.0, 0.0)
     assert optimiser.frozen == ("position_embedding",) and recipe.run.precision == "no"
-    assert (recipe.run.batch_size, length(recipe.run, 7548)) == (16, 100 * 471)
+    assert recipe.run.batch_size == 16
+    assert course_of(recipe.run, 7548) == Course(steps=100 * 471, epoch=471)
 
 
 def test_the_rate_of_the_reference_rises_by_the_epoch_and_then_stays() -> None:
     config, parameter = TRANSFORMERS["reference"].optimiser, torch.zeros(1, requires_grad=True)
     optimiser = torch.optim.AdamW([parameter])
-    rates = [set_learning_rate(optimiser, config, step, 1000, 10) for step in range(1000)]
+    rates = [set_learning_rate(optimiser, config, step, Course(1000, 10)) for step in range(1000)]
     assert rates[:10] == [pytest.approx(5e-4 / 50)] * 10
     assert rates[10] == pytest.approx(2 * 5e-4 / 50)
     assert rates[489] < rates[490] == pytest.approx(5e-4) and rates[490:] == [rates[490]] * 510
+
+
+def test_a_tokenizer_of_another_config_has_other_tokens(
+    noise: Path, cache: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tokenizer"
+    save_component(peeking_tokenizer(), folder)
+    recipe = override(TransformerRecipe(run=RUN), [*SMALL, "masking.views=1", "run.steps=1"])
+    train_transformer(recipe, noise, folder, tmp_path / "run")
+    config = json.loads((folder / "config.json").read_text())
+    config["mean"] = [0.1, 0.5, 0.9]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MaskweaveError, match="not the same tokenizer"):
+        train_transformer(recipe, noise, folder, tmp_path / "run")
+    train_transformer(recipe, noise, folder, tmp_path / "other")
+    one, other = (np.load(file) for file in cache.rglob("tokens-*.npy"))
+    assert not np.array_equal(one, other)
 
 
 def test_frozen_parameters_keep_their_values_and_an_unknown_name_is_refused(
@@ -112,7 +130,7 @@ def task_on(tokenizer: ReferenceVQGAN | VQGAN, settings: list[str]) -> Transform
     model = TransformerConfig(tokenizer.codebook_size, tokenizer.grid, 16, 2, 2, 16)
     recipe = override(TransformerRecipe(model=model, run=RUN), ["masking.shift=0", *settings])
     samples = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
-    return TransformerTask(recipe, tokenizer, samples, Accelerator(cpu=True), 4, 4)
+    return TransformerTask(recipe, tokenizer, samples, Accelerator(cpu=True), Course(4, 4))
 
 
 @pytest.mark.parametrize("holed", [False, True])

@@ -7,7 +7,12 @@ import torch.nn.functional as F
 from maskweave.errors import MaskweaveError
 from maskweave.holes import token_mask
 from maskweave.tokenizer.discriminator import PatchDiscriminator
-from maskweave.tokenizer.losses import adaptive_weight, hinge_discriminator_loss, pixel_loss
+from maskweave.tokenizer.losses import (
+    adaptive_weight,
+    adversarial_loss,
+    hinge_discriminator_loss,
+    pixel_loss,
+)
 from maskweave.tokenizer.quantize import Codebook
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 
@@ -111,6 +116,25 @@ def test_quantising_picks_the_nearest_code_and_costs_its_distance() -> None:
     torch.testing.assert_close(quantized.codes, codes[quantized.tokens])
 
 
+def test_tokens_in_training_are_those_in_use(vqgan) -> None:
+    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    everything = torch.ones(64, 32, 32, dtype=torch.bool)
+    tokens = vqgan.encode(images)
+    assert len(tokens.unique()) > 10
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = vqgan(images, everything)
+    assert torch.equal(trained.tokens, tokens)
+    assert trained.latents.dtype == torch.float32 and trained.images.dtype == torch.bfloat16
+
+
+def test_a_code_is_looked_up_in_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    codebook, latents = Codebook(1024, 8), torch.randn(4, 256, 8)
+    tokens = codebook.nearest(latents)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(codebook.nearest(latents), tokens)
+
+
 def test_codebook_and_commitment_losses_pull_on_their_own_side_only() -> None:
     codebook = Codebook(8, 3, commitment=0.0)
     latents = torch.randn(1, 6, 3, requires_grad=True)
@@ -129,10 +153,21 @@ def test_dead_codes_move_onto_latents_and_living_ones_stay() -> None:
         codebook.revive(latents, tokens, torch.Generator().manual_seed(i), decay=0.5)
         for i in range(6)
     ]
-    assert sum(revived) == 2
+    assert sum(revived).tolist() == [0, 0, 1, 1]
     assert torch.equal(codebook.weight[:2], before[:2])
     for code in codebook.weight[2:]:
         assert (code - F.normalize(before[:2], dim=-1)).norm(dim=-1).min() < 1e-6
+
+
+def test_each_code_moves_onto_a_latent_of_its_own() -> None:
+    codebook, latents = Codebook(100, 3), torch.randn(2, 60, 3)
+    moved = codebook.revive_all(latents, torch.Generator().manual_seed(0))
+    assert moved.all() and len(codebook.weight.unique(dim=0)) == 100
+    codebook.usage.zero_()
+    before = codebook.weight.detach().clone()
+    few = codebook.revive(latents[:1], codebook.nearest(latents[:1]), torch.Generator())
+    assert few.sum() == 60 and len(codebook.weight[few].unique(dim=0)) == 60
+    assert torch.equal(codebook.weight[~few], before[~few])
 
 
 def test_every_parameter_of_the_tokenizer_receives_a_gradient(images, hole) -> None:
@@ -168,9 +203,42 @@ def test_pixel_loss_counts_each_image_alike_and_the_known_by_their_weight() -> N
 
 
 def test_the_hinge_loss_is_zero_beyond_the_margin_only() -> None:
-    real, fake = torch.tensor([1.5, 1.0]), torch.tensor([-1.0, -3.0])
-    assert hinge_discriminator_loss(real, fake).item() == 0
-    assert hinge_discriminator_loss(fake, real).item() == pytest.approx((3.0 + 2.25) / 2)
+    real, fake = torch.tensor([[[1.5, 1.0]]]), torch.tensor([[[-1.0, -3.0]]])
+    everything = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert hinge_discriminator_loss(real, fake, everything).item() == 0
+    loss = hinge_discriminator_loss(fake, real, everything)
+    assert loss.item() == pytest.approx((3.0 + 2.25) / 2)
+
+
+def test_logits_that_see_nothing_painted_are_neither_fake_nor_to_be_fooled() -> None:
+    real = torch.zeros(2, 2, 2)
+    fake = torch.tensor([[[0.5, 9.0], [9.0, 9.0]], [[0.5, 1.5], [9.0, 9.0]]], requires_grad=True)
+    painted = torch.tensor([[[True, False], [False, False]], [[True, True], [False, False]]])
+    # Each image counts alike.
+    loss = hinge_discriminator_loss(real, fake, painted)
+    assert loss.item() == pytest.approx((1 + (1.5 + (1.5 + 2.5) / 2) / 2) / 2)
+    assert adversarial_loss(fake, painted).item() == pytest.approx(-(0.5 + 1.0) / 2)
+    for one in (loss, adversarial_loss(fake, painted)):
+        (gradient,) = torch.autograd.grad(one, fake)
+        assert torch.equal(gradient != 0, painted)
+
+
+def test_what_a_logit_sees_is_where_its_gradient_comes_from() -> None:
+    torch.manual_seed(0)
+    discriminator = PatchDiscriminator(8).double()
+    for i, layer in enumerate(discriminator.layers):
+        if isinstance(layer, torch.nn.GroupNorm):  # whose statistics see everything
+            discriminator.layers[i] = torch.nn.Identity()
+    images = torch.randn(1, 3, 32, 48, dtype=torch.float64, requires_grad=True)
+    logits = discriminator(images)
+    for pixel in ((0, 0), (13, 20), (31, 47)):
+        hole = torch.zeros(1, 32, 48, dtype=torch.bool)
+        hole[0][pixel] = True
+        sees = discriminator.sees(hole)
+        assert sees.shape == logits.shape and sees.any() and not sees.all()
+        for logit, seen in zip(logits.flatten(), sees.flatten(), strict=True):
+            (gradient,) = torch.autograd.grad(logit, images, retain_graph=True)
+            assert gradient[:, :, *pixel].any() == seen
 
 
 def test_the_adaptive_weight_makes_both_gradients_equally_long() -> None:
@@ -187,5 +255,5 @@ def test_the_discriminator_judges_patches() -> None:
     changed = images.clone()
     changed[:, :, :4, :4] = 1.0
     logits, others = discriminator(images), discriminator(changed)
-    assert logits.shape == (2, 1, 8, 8)
-    assert (logits - others).abs()[:, :, 0, 0].min() > 0
+    assert logits.shape == (2, 8, 8)
+    assert (logits - others).abs()[:, 0, 0].min() > 0

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from importlib.metadata import version
 from itertools import groupby
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+from torch import nn
 
 from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
@@ -90,7 +89,7 @@ def boundary(hole: Hole) -> Hole:
 def lpips_distances(
     results: Sequence[Pixels],
     truth: Sequence[Pixels],
-    network: LearnedPerceptualImagePatchSimilarity,
+    network: nn.Module,
 ) -> Float[np.ndarray, "images"]:
     """Return LPIPS of each pair of whole images of any sizes; 0 for equal ones."""
     device = next(network.parameters()).device
@@ -101,8 +100,7 @@ def lpips_distances(
             to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
             for images in zip(*group, strict=True)
         )
-        net: Any = network.net
-        distances.append(net(one, other).flatten().cpu().numpy())
+        distances.append(network(one, other).flatten().cpu().numpy())
     return np.concatenate(distances)
 
 

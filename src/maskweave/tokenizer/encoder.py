@@ -1,5 +1,6 @@
 """The patch encoder: each token is computed from its own patch of pixels and from nothing else."""
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,5 +41,8 @@ class PatchEncoder(nn.Module):
     ) -> Float[Tensor, "batch length codebook_dim"]:
         """Return the latent of every patch, row by row."""
         patches = F.pixel_unshuffle(images, self.patch_size)  # (B, 3 p p, h, w)
-        x = self.embed(patches.flatten(2).transpose(1, 2))  # (B, h w, dim)
-        return self.output(self.norm(self.blocks(x)))
+        # Rounded latents would have other tokens than those that the model is used with.
+        with torch.autocast(images.device.type, enabled=False):
+            x = patches.flatten(2).transpose(1, 2).to(self.output.weight.dtype)
+            x = self.embed(x)  # (B, h w, dim)
+            return self.output(self.norm(self.blocks(x)))

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from maskweave.errors import MaskweaveError
@@ -35,9 +35,24 @@ def mean_where(
     return (values * where).sum((1, 2)) / where.sum((1, 2)).clamp(min=1)
 
 
-def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Float[Tensor, ""]:
-    """Hinge loss of the discriminator's logits (Lim and Ye 2017, eq. 1)."""
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+def hinge_discriminator_loss(
+    real: Float[Tensor, "batch height width"],
+    fake: Float[Tensor, "batch height width"],
+    painted: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, ""]:
+    """Hinge loss of the discriminator's logits (Lim and Ye 2017, eq. 1).
+
+    Only those logits of the fake that look at ``painted`` pixels count: others see nothing but true
+    ones (LaMa, Suvorov et al. 2022, section 2.3).
+    """
+    return 0.5 * (F.relu(1 - real).mean() + mean_where(painted, F.relu(1 + fake)).mean())
+
+
+def adversarial_loss(
+    fake: Float[Tensor, "batch height width"], painted: Bool[Tensor, "batch height width"]
+) -> Float[Tensor, ""]:
+    """Hinge loss of the painter (Lim and Ye 2017, eq. 2), of logits that look at painted pixels."""
+    return -mean_where(painted, fake).mean()
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Float[Tensor, ""]:
@@ -48,8 +63,11 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor) -> Float[Tensor
     return (reconstruction.norm() / (adversarial.norm() + 1e-4)).clamp(max=1e4)
 
 
-def perceptual_loss(net: LPIPSNet = "squeeze") -> LearnedPerceptualImagePatchSimilarity:
-    """Return LPIPS (Zhang et al. 2018) for images in [-1, 1] on SqueezeNet, AlexNet or VGG-16.
+def perceptual_loss(net: LPIPSNet = "squeeze") -> nn.Module:
+    """Return LPIPS (Zhang et al. 2018) on SqueezeNet, AlexNet or VGG-16.
+
+    It maps two batches of images in [-1, 1] to their distances, (batch, 1, 1, 1). It is the network
+    within torchmetrics' metric, which itself would keep every distance that it ever returned.
 
     Raises
     ------
@@ -61,7 +79,7 @@ def perceptual_loss(net: LPIPSNet = "squeeze") -> LearnedPerceptualImagePatchSim
         raise MaskweaveError(f"LPIPS is on {', '.join(get_args(LPIPSNet))}, got {net!r}")
     try:
         with redirect_stdout(sys.stderr):  # torch tells there that it downloads
-            return LearnedPerceptualImagePatchSimilarity(net_type=net)
+            return LearnedPerceptualImagePatchSimilarity(net_type=net).net
     except (OSError, RuntimeError) as error:  # the latter of a broken download
         raise MaskweaveError(
             f"LPIPS needs torchvision's weights of {net}: connect once to download them, or set "

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 
@@ -36,8 +36,8 @@ class Codebook(nn.Module):
 
     def forward(self, latents: Float[Tensor, "batch length codebook_dim"]) -> Quantized:
         """Replace latents by their nearest codes (VQ-VAE, van den Oord et al. 2017, eq. 2, 3)."""
-        latents = F.normalize(latents.float(), dim=-1)
         tokens = self.nearest(latents)
+        latents = F.normalize(latents.float(), dim=-1)
         codes = self.codes[tokens]
         loss = (codes - latents.detach()).square().sum(-1).mean() + self.commitment * (
             latents - codes.detach()
@@ -47,10 +47,10 @@ class Codebook(nn.Module):
     def nearest(
         self, latents: Float[Tensor, "batch length codebook_dim"]
     ) -> Int[Tensor, "batch length"]:
-        """Return the index of the code with the largest cosine similarity."""
-        return (F.normalize(latents.float(), dim=-1) @ F.normalize(self.weight, dim=-1).T).argmax(
-            -1
-        )
+        """Return the index of the code with the largest cosine similarity, in float32."""
+        latents = F.normalize(latents.float(), dim=-1)
+        with torch.autocast(latents.device.type, enabled=False):
+            return (latents @ F.normalize(self.weight.float(), dim=-1).T).argmax(-1)
 
     @property
     def codes(self) -> Float[Tensor, "size codebook_dim"]:
@@ -65,7 +65,7 @@ class Codebook(nn.Module):
         generator: torch.Generator,
         decay: float = 0.99,
         dead_below: float = 0.05,
-    ) -> int:
+    ) -> Bool[Tensor, "size"]:
         """Record which codes are in use and move the dead ones onto latents of this batch.
 
         Parameters
@@ -75,33 +75,42 @@ class Codebook(nn.Module):
         generator : torch.Generator
             On the CPU, in the same state in every process.
         decay : float
-            Of the running usage, in [0, 1).
+            Decay of the running usage, in [0, 1).
         dead_below : float
             A code used less than this share of the even usage is dead.
 
         Returns
         -------
-        int
-            How many codes were moved.
+        Tensor
+            The codes that were moved: whatever else is known of their weights is out of date.
         """
-        size = len(self.weight)
-        counts = torch.bincount(tokens.flatten(), minlength=size).float()
-        self.usage.lerp_(counts * (size / tokens.numel()), 1 - decay)
-        dead = self.usage < dead_below
-        number = int(dead.sum())
-        if number:
-            self._place(dead, latents, generator)
-        return number
+        counts = token_counts(tokens, len(self.weight))
+        self.usage.lerp_(counts * (len(self.weight) / tokens.numel()), 1 - decay)
+        return self._place(self.usage < dead_below, latents, generator)
 
     @torch.no_grad()
     def revive_all(
         self, latents: Float[Tensor, "batch length codebook_dim"], generator: torch.Generator
-    ) -> None:
+    ) -> Bool[Tensor, "size"]:
         """Move all codes onto latents, so that a training begins with every code in use."""
-        self._place(torch.ones_like(self.usage, dtype=torch.bool), latents, generator)
+        return self._place(torch.ones_like(self.usage, dtype=torch.bool), latents, generator)
 
-    def _place(self, codes: Tensor, latents: Tensor, generator: torch.Generator) -> None:
+    def _place(self, codes: Tensor, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Move codes, each onto a latent of its own, as far as these go; return those moved."""
         candidates = F.normalize(latents.float().flatten(0, 1), dim=-1)
-        chosen = torch.randint(len(candidates), (int(codes.sum()),), generator=generator)
-        self.weight[codes] = candidates[chosen.to(candidates.device)]
-        self.usage[codes] = 1.0
+        order = torch.randperm(len(candidates), generator=generator).to(candidates.device)
+        # Without a look at how many there are, so that a GPU need not be waited for.
+        rank = codes.cumsum(0) - 1
+        moved = codes & (rank < len(candidates))
+        chosen = candidates[order[rank.clamp(0, len(candidates) - 1)]]
+        self.weight.copy_(torch.where(moved[:, None], chosen, self.weight))
+        self.usage.masked_fill_(moved, 1.0)
+        return moved
+
+
+def token_counts(tokens: Int[Tensor, "*shape"], size: int) -> Float[Tensor, "size"]:
+    """Count how often each code occurs; unlike ``bincount`` without waiting for a GPU."""
+    flat = tokens.flatten()
+    return torch.zeros(size, device=flat.device).index_add_(
+        0, flat, torch.ones_like(flat, dtype=torch.float32)
+    )

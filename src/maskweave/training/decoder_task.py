@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int, UInt8
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
-from maskweave.holes import KINDS, draw_holes
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN
-from maskweave.training.loop import RunConfig, Scalars
-from maskweave.training.optimiser import OptimiserConfig, adamw, averaged
+from maskweave.training.loop import Course, RunConfig, Scalars
+from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
 from maskweave.training.painting import Painting, PaintingLoss
-from maskweave.training.sheet import sheet
+from maskweave.training.sheet import Sheet
+from maskweave.training.validation import Means, Validation
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DecoderRecipe:
     loss: PaintingLoss = PaintingLoss()
     """Weights of the losses, and the holes."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    """Of the decoder and, alike, of the discriminator."""
+    """Settings of the optimisers of the decoder and, alike, of the discriminator."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
 
@@ -56,7 +56,7 @@ class DecoderTask:
 
     The transformer's tokens differ from the true ones, from which stage 1 learnt to paint: here the
     decoder learns to make the best of them beside the known pixels. The model's tokenizer is a
-    ``VQGAN``; ``steps`` and ``epoch`` are those of the run and of a pass over the images.
+    ``VQGAN``.
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class DecoderTask:
         model: InpaintPipeline,
         validation: UInt8[Tensor, "batch 3 size size"],
         accelerator: Accelerator,
-        steps: int,
-        epoch: int,
+        course: Course,
     ) -> None:
         self.share, self.accelerator = recipe.filled, accelerator
         self.model = model.to(accelerator.device)
@@ -82,45 +81,41 @@ class DecoderTask:
         )
         decoder = self.tokenizer.decoder.requires_grad_(True)
         decoder = decoder.to(memory_format=torch.channels_last)
-        optimiser = adamw(decoder, recipe.optimiser)
-        self.ema = averaged(decoder, recipe.optimiser.ema).to(accelerator.device)
-        self.decoder, optimiser = accelerator.prepare(decoder, optimiser)
-        accelerator.register_for_checkpointing(self.ema)
-        self.painting = Painting(
-            recipe.loss,
-            recipe.optimiser,
-            self.decoder,
-            decoder.output.weight,
-            optimiser,
-            recipe.run.accumulate,
-            steps,
-            epoch,
-            accelerator,
-        )
-        self.validation = validation
-        self.validation_tokens: list[Tensor] = []
+        self.ema = averaged(decoder, recipe.optimiser.ema, accelerator)
+        self.learner = Learner(decoder, recipe.optimiser, course, accelerator)
+        self.painting = Painting(recipe.loss, self.learner, decoder.output.weight, accelerator)
+        self.validation = Validation(validation, accelerator)
+        self.validation_codes: dict[range, Tensor] = {}
 
-    def step(self, batch: Sequence[Tensor], step: int) -> Scalars:
+    def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the decoder, then the discriminator, on one batch."""
         pixels, hole, seeds = batch
         images = to_unit_range(pixels).contiguous(memory_format=torch.channels_last)
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
-        filled = torch.stack([torch.rand((), generator=g) for g in generators]) < self.share
-        tokens = self.tokenizer.encode(images)
-        chosen = [g for g, one in zip(generators, filled.tolist(), strict=True) if one]
-        filled = filled.to(tokens.device)
-        if chosen:
-            tokens[filled] = self._fill(images[filled], hole[filled], chosen)
-        codes = self._codes(tokens)
+        codes = self._codes(images, hole, seeds)
 
-        def paint(rows: Tensor) -> tuple[Tensor, float]:
-            return self.decoder(codes[rows], images[rows], hole[rows]), 0.0
+        def paint(rows: slice) -> tuple[Tensor, float]:
+            return self.learner.model(codes[rows], images[rows], hole[rows]), 0.0
 
         scalars = self.painting.step(images, hole, paint, step)
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.decoder))
+        self.ema.update_parameters(self.learner.module)
         return scalars
 
     def _codes(
+        self,
+        images: Float[Tensor, "batch 3 size size"],
+        hole: Bool[Tensor, "batch size size"],
+        seeds: Sequence[str],
+    ) -> Float[Tensor, "batch codebook_dim rows columns"]:
+        """Return true codes or, of a share of the images, those of the transformer's fill."""
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        filled = [i for i, g in enumerate(generators) if torch.rand((), generator=g) < self.share]
+        tokens = self.tokenizer.encode(images)
+        if filled:
+            chosen = [generators[i] for i in filled]
+            tokens[filled] = self._fill(images[filled], hole[filled], chosen)
+        return self._on_grid(tokens)
+
+    def _on_grid(
         self, tokens: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch codebook_dim rows columns"]:
         return self.tokenizer.on_grid(self.tokenizer.codes[tokens])
@@ -139,21 +134,15 @@ class DecoderTask:
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Paint fixed fills of fixed holes with the averaged weights."""
-        size, rng = self.tokenizer.config.image_size, np.random.default_rng(0)
-        holes = draw_holes(KINDS, len(self.validation), size, size, rng)
-        batches: list[tuple[Tensor, Tensor, Tensor]] = []
-        for number, start in enumerate(range(0, len(holes), 32)):
-            images = to_unit_range(self.validation[start : start + 32].to(self.accelerator.device))
-            hole = holes[start : start + 32].to(images.device)
-            if number == len(self.validation_tokens):  # the transformer does not change
-                generators = [torch.Generator().manual_seed(start + i) for i in range(len(images))]
-                self.validation_tokens.append(self._fill(images, hole, generators))
-            codes = self._codes(self.validation_tokens[number])
-            painted = self.ema(codes, images, hole).clamp(-1, 1)
-            batches.append((torch.where(hole[:, None], painted, images), images, hole))
-        painted, images, hole = batches[0]
-        rows = [images, images.masked_fill(hole[:, None], 0.0), painted]
-        return self.painting.figures(batches), {"decoder": sheet(rows)}
+        means, sheet = Means(), Sheet()
+        for chunk in self.validation:
+            _, images, hole = chunk
+            if chunk.numbers not in self.validation_codes:  # the transformer does not change
+                tokens = self._fill(images, hole, chunk.generators())
+                self.validation_codes[chunk.numbers] = self._on_grid(tokens)
+            whole = self.ema(self.validation_codes[chunk.numbers], images, hole)
+            sheet.add(images, chunk.holed, self.painting.measure(means, chunk, whole))
+        return means.figures(), sheet.pictures("decoder")
 
     def export(self, directory: Path) -> None:
         """Write the whole model with the averaged decoder."""
@@ -168,7 +157,7 @@ class DecoderTask:
         tokens = torch.zeros(
             1, self.tokenizer.length, dtype=torch.long, device=self.accelerator.device
         )
-        codes = self._codes(tokens)
+        codes = self._on_grid(tokens)
         return self.painting.flops(
             lambda images, hole: decoder(codes, images, hole), config.image_size
         )

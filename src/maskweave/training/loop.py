@@ -3,8 +3,9 @@
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DataLoaderConfiguration,
     InitProcessGroupKwargs,
+    gather_object,
     is_wandb_available,
     set_seed,
 )
@@ -123,16 +125,29 @@ def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
     return accelerator
 
 
-def epoch_length(run: RunConfig, images: int) -> int:
-    """Return the steps of one pass over a set of images."""
+class Course(NamedTuple):
+    """How a run goes through its images."""
+
+    steps: int
+    """Steps of the whole run."""
+    epoch: int
+    """Steps of a pass over the images."""
+    accumulate: int = 1
+    """Parts in which each process takes its share of a batch."""
+
+
+def course_of(run: RunConfig, images: int) -> Course:
+    """Return how a run goes through a set of so many images.
+
+    Raises
+    ------
+    MaskweaveError
+        If they are fewer than a batch.
+    """
     if images < run.batch_size:
         raise MaskweaveError(f"{images} training images are fewer than a batch of {run.batch_size}")
-    return images // run.batch_size
-
-
-def length(run: RunConfig, images: int) -> int:
-    """Return the steps of a run on a set of so many images."""
-    return run.epochs * epoch_length(run, images) if run.epochs else run.steps
+    epoch = images // run.batch_size
+    return Course(run.epochs * epoch or run.steps, epoch, run.accumulate)
 
 
 def fit(
@@ -169,7 +184,7 @@ def fit(
         If a figure is not finite or the run cannot be written, for instance on a full disk; the
         message names the last good checkpoint. If an image of a shard cannot be read.
     """
-    checkpoints, steps = directory / "checkpoints", length(run, images)
+    checkpoints, steps = directory / "checkpoints", course_of(run, images).steps
     first = resume(checkpoints, accelerator)
     if not any(checkpoints.glob("step_*")):
         with writing(checkpoints):
@@ -253,17 +268,14 @@ class Window:
         """
         names = sorted({name for scalars in self.steps for name in scalars})
         columns = [[scalars[n] for scalars in self.steps if n in scalars] for n in names]
-        rows = [list(scalars.values()) for scalars in self.steps]
-        sums, means = ([*map(self._mean, values)] for values in (rows, columns))
-        local = torch.stack([*sums, *means])
-        values: list[float] = self.accelerator.reduce(local, "mean").tolist()  # type: ignore[union-attr]
-        for step, value in enumerate(values[: len(self)], start=done - len(self) + 1):
-            if not np.isfinite(value):
-                figures = {n: float(v) for n, v in self.steps[step - done - 1].items()}
-                last = max(checkpoints.glob("step_*"), default="none")
-                raise MaskweaveError(f"step {step}: {figures}; last good checkpoint: {last}")
+        local = torch.stack([*map(self._mean, columns)])
+        means: list[float] = self.accelerator.reduce(local, "mean").tolist()  # type: ignore[union-attr]
+        if not np.isfinite(means).all():
+            last = max(checkpoints.glob("step_*"), default="none")
+            broken = self._broken(done - len(self) + 1)
+            raise MaskweaveError(f"{broken}; last good checkpoint: {last}")
         images_per_second = len(self) * self.batch_size / (time.perf_counter() - self.began)
-        return dict(zip(names, values[len(self) :], strict=True)) | {
+        return dict(zip(names, means, strict=True)) | {
             "speed/images_per_second": images_per_second,
             "speed/share_of_gemm_rate": images_per_second * self.flops / self.rate,
         }
@@ -271,6 +283,17 @@ class Window:
     def _mean(self, values: list[Tensor | float]) -> Tensor:
         device = self.accelerator.device
         return torch.stack([torch.as_tensor(v, device=device).float() for v in values]).mean()
+
+    def _broken(self, first: int) -> str:
+        """Say in which step a figure of any process was not finite for the first time."""
+        found: list[tuple[int, dict[str, float]]] = []
+        for step, scalars in enumerate(self.steps, start=first):
+            figures = {name: float(value) for name, value in scalars.items()}
+            if not np.isfinite([*figures.values()]).all():
+                found.append((step, figures))
+        everywhere: list[tuple[int, dict[str, float]]] = gather_object(found[:1])
+        step, figures = min(everywhere, key=itemgetter(0))
+        return f"step {step}: {figures}"
 
 
 def _seed(seed: int, process: int, step: int) -> None:

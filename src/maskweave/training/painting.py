@@ -1,17 +1,15 @@
 """How far painted holes are from the truth, and a discriminator that learns beside the painter."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
-from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor, nn
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskweave.data.augment import flip_and_shift
@@ -22,14 +20,16 @@ from maskweave.holes import KINDS, check_kinds, draw_holes
 from maskweave.tokenizer.discriminator import PatchDiscriminator
 from maskweave.tokenizer.losses import (
     adaptive_weight,
+    adversarial_loss,
     hinge_discriminator_loss,
     mean_where,
     perceptual_loss,
     pixel_loss,
 )
 from maskweave.training.loop import Scalars
-from maskweave.training.optimiser import OptimiserConfig, adamw, set_learning_rate
+from maskweave.training.optimiser import Learner
 from maskweave.training.speed import training_flops
+from maskweave.training.validation import Chunk, Means
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,9 @@ class HoledExample(NamedTuple):
 
     image: UInt8[np.ndarray, "3 size size"] | UInt8[Tensor, "batch 3 size size"]
     hole: Bool[np.ndarray, "size size"] | Bool[Tensor, "batch size size"]
-    seed: int | Int[Tensor, "batch"]
-    """Of what is sampled for the hole."""
+    seed: str | Sequence[str]
+    """Seed of what is sampled for the hole, in digits: a number would be sent to a GPU, and reading
+    it there waits for all that the GPU has yet to do."""
 
 
 class HoledExamples(Dataset[HoledExample]):
@@ -85,10 +86,10 @@ class HoledExamples(Dataset[HoledExample]):
         image = flip_and_shift(self.images[self.indices[draw.image]], self.loss.shift, rng)
         size = image.shape[1]
         (hole,) = draw_holes(self.loss.holes, 1, size, size, rng, self.loss.whole).numpy()
-        return HoledExample(image, hole, int(rng.integers(2**62)))
+        return HoledExample(image, hole, str(rng.integers(2**62)))
 
 
-Paint = Callable[[Tensor], tuple[Float[Tensor, "batch 3 height width"], Tensor | float]]
+Paint = Callable[[slice], tuple[Float[Tensor, "batch 3 height width"], Tensor | float]]
 """Maps rows of a batch to painted images and a loss of the painter's own."""
 
 
@@ -99,18 +100,10 @@ class Painting:
     ----------
     loss : PaintingLoss
         Weights of the losses.
-    config : OptimiserConfig
-        Of the painter and, alike, of the discriminator.
-    painter : nn.Module
-        What paints, prepared by ``accelerator``.
+    painter : Learner
+        What paints; the discriminator learns by the same settings.
     last : Tensor
-        The weight of its last layer.
-    optimiser : AcceleratedOptimizer
-        Of the painter.
-    parts : int
-        In which a batch is taken.
-    steps, epoch : int
-        Of the run and of a pass over the images.
+        The weight of the painter's last layer.
     accelerator : Accelerator
         From ``accelerator_for``.
 
@@ -121,25 +114,18 @@ class Painting:
     """
 
     def __init__(
-        self,
-        loss: PaintingLoss,
-        config: OptimiserConfig,
-        painter: nn.Module,
-        last: Tensor,
-        optimiser: AcceleratedOptimizer,
-        parts: int,
-        steps: int,
-        epoch: int,
-        accelerator: Accelerator,
+        self, loss: PaintingLoss, painter: Learner, last: Tensor, accelerator: Accelerator
     ) -> None:
         if loss.adversarial > 0 and not last.requires_grad:
             raise MaskweaveError("the last layer is frozen: train with loss.adversarial=0")
-        self.weights, self.config, self.parts = loss, config, parts
-        self.painter, self.last, self.optimiser = painter, last, optimiser
-        self.steps, self.epoch, self.accelerator = steps, epoch, accelerator
-        discriminator = PatchDiscriminator().to(memory_format=torch.channels_last)
-        self.discriminator, self.discriminator_optimiser = accelerator.prepare(
-            discriminator, adamw(discriminator, replace(config, frozen=()))
+        self.weights, self.painter, self.last = loss, painter, last
+        self.accelerator, self.course = accelerator, painter.course
+        self.judge = PatchDiscriminator()
+        self.discriminator = Learner(
+            self.judge.to(memory_format=torch.channels_last),
+            replace(painter.config, frozen=()),
+            self.course,
+            accelerator,
         )
         network = perceptual_loss().to(accelerator.device) if loss.perceptual > 0 else None
         self.perceptual = network
@@ -152,18 +138,14 @@ class Painting:
         step: int,
     ) -> Scalars:
         """Update the painter, then the discriminator; return what to log."""
-        adversarial = (
-            self.weights.adversarial > 0 and step >= self.weights.adversarial_start * self.steps
-        )
-        rate = set_learning_rate(self.optimiser, self.config, step, self.steps, self.epoch)
+        start = self.weights.adversarial_start * self.course.steps
+        adversarial = self.weights.adversarial > 0 and step >= start
+        rate = self.painter.begin(step)
         scalars, painted = self._paint(images, hole, paint, adversarial)
-        scalars["gradient_norm"] = self._update(self.optimiser, self.painter)
-        scalars["learning_rate"] = rate
+        scalars |= {"gradient_norm": self.painter.update(), "learning_rate": rate}
         if adversarial:
-            set_learning_rate(
-                self.discriminator_optimiser, self.config, step, self.steps, self.epoch
-            )
-            scalars |= self._judge(images, painted)
+            self.discriminator.begin(step)
+            scalars |= self._judge(images, painted, hole)
         return scalars
 
     def _paint(
@@ -172,33 +154,36 @@ class Painting:
         """Add up the painter's gradients over the parts of a batch; return what it painted."""
         pictures: list[Tensor] = []
         sums: dict[str, Tensor] = {}
-        self.optimiser.zero_grad()
-        for i, last in self._parts(len(images)):
-            with self._accumulating(self.painter, last):
-                whole, own = paint(i)
-                painted = torch.where(hole[i][:, None], whole, images[i])
-                pixel = pixel_loss(whole, images[i], hole[i], self.weights.known)
-                total, parts = self._loss(pixel, painted, images[i], adversarial)
-                parts["loss"] = total + own
-                self.accelerator.backward(parts["loss"] / self.parts)
+        for i in self.painter.parts(len(images)):
+            whole, own = paint(i)
+            painted = torch.where(hole[i][:, None], whole, images[i])
+            pixel = pixel_loss(whole, images[i], hole[i], self.weights.known)
+            total, parts = self._loss(pixel, painted, images[i], hole[i] if adversarial else None)
+            parts["loss"] = total + own
+            self.accelerator.backward(parts["loss"] / self.course.accumulate)
             pictures.append(painted.detach())
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-        return {name: value / self.parts for name, value in sums.items()}, torch.cat(pictures)
+        means: Scalars = {name: value / self.course.accumulate for name, value in sums.items()}
+        return means, torch.cat(pictures)
 
     def _loss(
-        self, pixel: Tensor, painted: Tensor, images: Tensor, adversarial: bool
+        self, pixel: Tensor, painted: Tensor, images: Tensor, hole: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss of a part of a batch, and the losses that it consists of."""
+        """Return the total loss of a part of a batch, and the losses that it consists of.
+
+        There is an adversarial one where the hole is given.
+        """
         parts = {"loss/pixel": pixel}
         total = pixel
-        # LPIPS refuses what is not finite in words of its own; the loop names the step.
-        if self.perceptual is not None and pixel.isfinite():
+        if self.perceptual is not None:
             with self.accelerator.autocast():
-                parts["loss/perceptual"] = self.perceptual(painted.clamp(-1, 1), images)
+                distances = self.perceptual(painted.clamp(-1, 1), images)
+            parts["loss/perceptual"] = distances.float().mean()
             total = pixel + self.weights.perceptual * parts["loss/perceptual"]
-        if adversarial:
-            fooled = -self.discriminator(painted).mean()
+        if hole is not None:
+            logits = self.discriminator.model(painted)
+            fooled = adversarial_loss(logits, self.judge.sees(hole))
             gradients = (
                 torch.autograd.grad(loss, self.last, retain_graph=True)[0]
                 for loss in (total, fooled)
@@ -210,55 +195,41 @@ class Painting:
             parts |= {"loss/adversarial": fooled, "adversarial_weight": weight}
         return total, parts
 
-    def _judge(self, images: Tensor, painted: Tensor) -> Scalars:
+    def _judge(self, images: Tensor, painted: Tensor, hole: Tensor) -> Scalars:
         """Update the discriminator."""
-        self.discriminator_optimiser.zero_grad()
         total = torch.zeros((), device=images.device)
-        for i, last in self._parts(len(images)):
-            with self._accumulating(self.discriminator, last):
-                real, fake = self.discriminator(images[i]), self.discriminator(painted[i])
-                loss = hinge_discriminator_loss(real, fake) / self.parts
-                self.accelerator.backward(loss)
+        for i in self.discriminator.parts(len(images)):
+            real, fake = (self.discriminator.model(part[i]) for part in (images, painted))
+            loss = hinge_discriminator_loss(real, fake, self.judge.sees(hole[i]))
+            loss = loss / self.course.accumulate
+            self.accelerator.backward(loss)
             total += loss.detach()
-        norm = self._update(self.discriminator_optimiser, self.discriminator)
+        norm = self.discriminator.update()
         return {"loss/discriminator": total, "discriminator_gradient_norm": norm}
 
-    def _parts(self, batch: int) -> list[tuple[Tensor, bool]]:
-        """Return the rows of each part of a batch, and whether it is the last part."""
-        rows = torch.arange(batch).chunk(self.parts)
-        return [(i, i is rows[-1]) for i in rows]
+    def measure(
+        self,
+        means: Means,
+        chunk: Chunk,
+        whole: Float[Tensor, "batch 3 height width"],
+        ending: str = "",
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Count the figures of painted validation images; return these with their known pixels.
 
-    def _accumulating(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
-        """Return a context in which processes exchange gradients only after the last part."""
-        return nullcontext() if last else self.accelerator.no_sync(model)
-
-    def _update(self, optimiser: torch.optim.Optimizer, model: nn.Module) -> Tensor:
-        limit = self.config.clip or math.inf
-        norm = self.accelerator.clip_grad_norm_(model.parameters(), limit)
-        optimiser.step()
-        return norm  # type: ignore[return-value]
-
-    def figures(self, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> dict[str, float]:
-        """Return validation figures of painted images, their truth and their holes.
-
-        All are means over the images. The loss is the pixel loss in the holes plus LPIPS with its
-        weight.
+        The loss is the pixel loss in the holes plus LPIPS with its weight. Where holes are painted
+        in several ways, an ``ending`` tells the names of the other figures apart.
         """
-        images = pixel = psnr = distance = 0.0
-        for painted, truth, hole in batches:
-            images += len(truth)
-            pixel += float(pixel_loss(painted, truth, hole, 0.0)) * len(truth)
-            squared = mean_where(hole, (painted - truth).square().mean(1)) / 4  # of [-1, 1]
-            psnr += float(-10 * squared.clamp(min=1e-10).log10().sum())
-            if self.perceptual is not None:
-                distance += float(self.perceptual(painted, truth)) * len(truth)
-        figures = {
-            "validation/loss": (pixel + self.weights.perceptual * distance) / images,
-            "validation/psnr_in_hole": psnr / images,
-        }
+        painted = torch.where(chunk.hole[:, None], whole.clamp(-1, 1), chunk.images)
+        difference = painted - chunk.images
+        losses = mean_where(chunk.hole, difference.abs().mean(1))
+        squared = mean_where(chunk.hole, difference.square().mean(1)) / 4  # of [-1, 1]
+        means.add(f"psnr_in_hole{ending}", -10 * squared.clamp(min=1e-10).log10())
         if self.perceptual is not None:
-            figures["validation/lpips"] = distance / images
-        return figures
+            distances = self.perceptual(painted, chunk.images).flatten()
+            means.add(f"lpips{ending}", distances)
+            losses = losses + self.weights.perceptual * distances
+        means.add("loss", losses)
+        return painted
 
     def flops(self, paint: Callable[[Tensor, Tensor], Tensor], size: int) -> int:
         """Return the operations of one image's passes through a painter and LPIPS.
@@ -270,6 +241,8 @@ class Painting:
 
         def loss() -> Tensor:
             painted = paint(images, hole).clamp(-1, 1)
-            return painted.sum() if self.perceptual is None else self.perceptual(painted, images)
+            if self.perceptual is None:
+                return painted.sum()
+            return self.perceptual(painted, images).sum()
 
         return training_flops(loss)

@@ -3,25 +3,29 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskweave.checkpoint import save_component
 from maskweave.data.augment import check_shift, to_unit_range
-from maskweave.holes import KINDS, draw_holes
 from maskweave.progress import warn
+from maskweave.tokenizer.quantize import Codebook, token_counts
 from maskweave.tokenizer.vqgan import VQGAN, Reconstruction, TokenizerConfig
-from maskweave.training.loop import RunConfig, Scalars
-from maskweave.training.optimiser import OptimiserConfig, adamw, averaged
+from maskweave.training.loop import Course, RunConfig, Scalars
+from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
 from maskweave.training.painting import Painting, PaintingLoss
-from maskweave.training.sheet import sheet
+from maskweave.training.sheet import Sheet
+from maskweave.training.validation import Means, Validation
 
 COLLAPSED = 0.2
 """Share of the codes below which the perplexity of validation tokens calls for a warning."""
+
+SETTLED = 0.05
+"""Share of the run, at its end, in which no code is moved."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class TokenizerRecipe:
     loss: PaintingLoss = PaintingLoss()
     """Weights of the losses, and the holes."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    """Of the tokenizer and, alike, of the discriminator."""
+    """Settings of the optimisers of the tokenizer and, alike, of the discriminator."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
 
@@ -43,96 +47,94 @@ class TokenizerRecipe:
 
 
 class TokenizerTask:
-    """Trains a VQGAN and its discriminator, each with its own optimiser.
-
-    ``steps`` and ``epoch`` are those of the run and of a pass over the images.
-    """
+    """Trains a VQGAN and its discriminator, each with its own optimiser."""
 
     def __init__(
         self,
         recipe: TokenizerRecipe,
         validation: UInt8[Tensor, "batch 3 size size"],
         accelerator: Accelerator,
-        steps: int,
-        epoch: int,
+        course: Course,
     ) -> None:
         self.model, self.loss, self.accelerator = recipe.model, recipe.loss, accelerator
         vqgan = VQGAN(recipe.model).to(memory_format=torch.channels_last)
-        optimiser = adamw(vqgan, recipe.optimiser)
-        self.ema = averaged(vqgan, recipe.optimiser.ema).to(accelerator.device)
-        self.vqgan, optimiser = accelerator.prepare(vqgan, optimiser)
-        accelerator.register_for_checkpointing(self.ema)
+        self.ema = averaged(vqgan, recipe.optimiser.ema, accelerator)
+        self.learner = Learner(vqgan, recipe.optimiser, course, accelerator)
         self.painting = Painting(
-            recipe.loss,
-            recipe.optimiser,
-            self.vqgan,
-            vqgan.decoder.output.weight,
-            optimiser,
-            recipe.run.accumulate,
-            steps,
-            epoch,
-            accelerator,
+            recipe.loss, self.learner, vqgan.decoder.output.weight, accelerator
         )
-        self.validation = validation
+        self.validation = Validation(validation, accelerator)
+        # Codes that are moved at the very end would be used before they have learnt.
+        learns = vqgan.codebook.weight.requires_grad
+        self.revived = (1 - SETTLED) * course.steps if learns else 0
 
-    def step(self, batch: Sequence[Tensor], step: int) -> Scalars:
+    def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the tokenizer, then the discriminator, on one batch."""
         pixels, hole, _ = batch
         images = to_unit_range(pixels).contiguous(memory_format=torch.channels_last)
-        vqgan: VQGAN = self.accelerator.unwrap_model(self.vqgan)
+        vqgan: VQGAN = self.learner.module  # type: ignore[assignment]
         seed = torch.Generator().manual_seed(step)  # the same in every process
-        if step == 0:
+        if step == 0 < self.revived:
             with torch.no_grad():
                 latents = self.accelerator.gather(vqgan.encoder(images))
             vqgan.codebook.revive_all(latents, seed)  # type: ignore[arg-type]
         outputs: list[Reconstruction] = []
 
-        def paint(rows: Tensor) -> tuple[Tensor, Tensor]:
-            output: Reconstruction = self.vqgan(images[rows], hole[rows])
+        def paint(rows: slice) -> tuple[Tensor, Tensor]:
+            output: Reconstruction = self.learner.model(images[rows], hole[rows])
             outputs.append(output)
             return output.images, self.loss.codebook * output.codebook_loss
 
         scalars = self.painting.step(images, hole, paint, step)
+        self.ema.update_parameters(vqgan)
         latents, tokens = (
             self.accelerator.gather(torch.cat(parts))
             for parts in ([o.latents.detach() for o in outputs], [o.tokens for o in outputs])
         )
-        revived = vqgan.codebook.revive(latents, tokens, seed)  # type: ignore[arg-type]
-        self.ema.update_parameters(vqgan)
-        used, perplexity = _usage(tokens, self.model.codebook_size)  # type: ignore[arg-type]
+        if step < self.revived:
+            scalars["codebook/revived"] = self._revive(latents, tokens, seed)  # type: ignore[arg-type]
+        used, perplexity = _usage(token_counts(tokens, self.model.codebook_size))  # type: ignore[arg-type]
         return scalars | {
             "loss/codebook": torch.stack([o.codebook_loss.detach() for o in outputs]).mean(),
             "codebook/used": used,
             "codebook/perplexity": perplexity,
-            "codebook/revived": revived,
         }
+
+    @torch.no_grad()
+    def _revive(self, latents: Tensor, tokens: Tensor, seed: torch.Generator) -> Tensor:
+        """Move dead codes, with all that is kept of their weights; return how many."""
+        codebook: Codebook = self.learner.module.codebook  # type: ignore[assignment]
+        mean: Codebook = self.ema.module.codebook  # type: ignore[assignment]
+        moved = codebook.revive(latents, tokens, seed)
+        self.learner.forget(codebook.weight, moved)
+        mean.weight.copy_(torch.where(moved[:, None], codebook.weight, mean.weight))
+        mean.usage.copy_(torch.where(moved, codebook.usage, mean.usage))
+        return moved.sum()
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """Paint fixed holes of fixed images with the averaged weights, from their true tokens."""
-        size, rng = self.model.image_size, np.random.default_rng(0)
-        holes = draw_holes(KINDS, len(self.validation), size, size, rng)
         vqgan: VQGAN = self.ema.module  # type: ignore[assignment]
-        tokens: list[Tensor] = []
-        batches: list[tuple[Tensor, Tensor, Tensor]] = []
-        for start in range(0, len(holes), 32):
-            images = to_unit_range(self.validation[start : start + 32].to(self.accelerator.device))
-            hole = holes[start : start + 32].to(images.device)
-            tokens.append(vqgan.encode(images))
-            painted = torch.where(hole[:, None], vqgan.decode(tokens[-1], images, hole), images)
-            batches.append((painted, images, hole))
-        used, perplexity = _usage(torch.cat(tokens), self.model.codebook_size)
-        possible = min(self.model.codebook_size, sum(map(Tensor.numel, tokens)))
+        means, sheet = Means(), Sheet()
+        counts = torch.zeros(self.model.codebook_size, device=self.accelerator.device)
+        for chunk in self.validation:
+            tokens = vqgan.encode(chunk.images)
+            whole = vqgan.decode(tokens, chunk.images, chunk.hole)
+            painted = self.painting.measure(means, chunk, whole)
+            counts += token_counts(tokens, len(counts))
+            if sheet.room:
+                alone = vqgan.decode(tokens[: sheet.room])
+                sheet.add(chunk.images, chunk.holed, painted, alone)
+        counts: Tensor = self.accelerator.reduce(counts, "sum")  # type: ignore[assignment]
+        used, perplexity = _usage(counts)
+        possible = min(len(counts), int(counts.sum()))
         if perplexity < COLLAPSED * possible and self.accelerator.is_main_process:
             warn(f"the codebook collapses: perplexity {perplexity:.0f} of {possible}")
-        figures = self.painting.figures(batches) | {
+        figures = means.figures() | {
             "validation/codes_used": float(used),
             "validation/codebook_perplexity": float(perplexity),
         }
-        painted, images, hole = batches[0]
-        holed = images.masked_fill(hole[:, None], 0.0)
-        rows = [images, holed, painted, vqgan.decode(tokens[0])]
-        return figures, {"tokenizer": sheet(rows)}
+        return figures, sheet.pictures("tokenizer")
 
     def export(self, directory: Path) -> None:
         """Write the averaged tokenizer to ``directory/tokenizer``."""
@@ -146,9 +148,7 @@ class TokenizerTask:
         )
 
 
-def _usage(tokens: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def _usage(counts: Float[Tensor, "codes"]) -> tuple[Tensor, Tensor]:
     """Return the share of codes in use and their perplexity, the exponential of the entropy."""
-    counts = torch.bincount(tokens.flatten(), minlength=size).float()
-    shares = counts / counts.sum()
-    entropy = torch.special.entr(shares).sum()
+    entropy = torch.special.entr(counts / counts.sum()).sum()
     return (counts > 0).float().mean(), entropy.exp()

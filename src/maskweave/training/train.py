@@ -10,22 +10,23 @@ import torch
 from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from maskweave.checkpoint import load_tokenizer, weights_hash
+from maskweave.checkpoint import identity, load_tokenizer
 from maskweave.data.augment import check_shift, to_unit_range
 from maskweave.data.cache import Images, cached_images, cached_tokens
 from maskweave.data.check import SPLITS
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
-from maskweave.files import read_json, sha256, user_cache, write_json, write_whole
+from maskweave.files import read_json, user_cache, write_json, write_whole
 from maskweave.images import SUFFIXES
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import warn
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
-from maskweave.training.loop import RunConfig, accelerator_for, epoch_length, fit, length
+from maskweave.training.loop import RunConfig, Task, accelerator_for, course_of, fit
 from maskweave.training.painting import HoledExamples
 from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
 from maskweave.training.transformer_task import (
@@ -35,10 +36,10 @@ from maskweave.training.transformer_task import (
 )
 
 VALIDATION_IMAGES = 256
-"""Of which validation figures are made."""
+"""Images of which validation figures are made, at most."""
 
 VALIDATION_SHARE = 0.05
-"""Of the images, held out where no folder for validation is named."""
+"""Share of the images that is held out where no folder for validation is named."""
 
 HARMLESS = ("workers", "log_every", "save_every", "wandb")
 """Settings of a run that change none of its weights: it may go on with others."""
@@ -56,11 +57,67 @@ Fills holes in {size}x{size} images. Made by `maskweave train {stage}`.
 """
 
 
+class _Folders(NamedTuple):
+    data: Path
+    output: Path
+    validation: Path | None
+    cache: Path | None
+
+
 class _Data(NamedTuple):
     images: Images
     indices: list[int]
-    """Of the images that are trained on."""
+    """Places of the images that are trained on."""
     validation: UInt8[Tensor, "batch 3 size size"]
+
+
+class _Stage:
+    """What all stages do before and after the training itself.
+
+    A run is told from others by what it is ``made_of``; its images are squares of side ``size``.
+    """
+
+    def __init__(
+        self, made_of: dict[str, Any], run: RunConfig, folders: _Folders, size: int
+    ) -> None:
+        self.made_of, self.run, self.output = made_of, run, folders.output
+        self.cache = folders.cache or user_cache()
+        _refuse_among_images(self.output, folders.data, folders.validation)
+        _refuse_other(self.output, made_of)
+        self.accelerator = accelerator_for(run, self.output)
+        self.data = _read(folders.data, folders.validation, size, self.cache, self.accelerator)
+        self.course = course_of(run, len(self.data.indices))
+        torch.manual_seed(run.seed)
+
+    def fit(self, task: Task, dataset: Dataset[Any]) -> None:
+        """Write the resolved recipe into the run's folder, unless that holds another, and train."""
+        made_of = self.made_of | {"images": self.data.images.key}
+        _refuse_other(self.output, made_of)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            write_json(self.output / "recipe.json", made_of)
+        images = len(self.data.indices)
+        fit(task, dataset, images, self.run, self.output, self.accelerator)
+
+    def write_card(self, name: str, tokenizer: Tokenizer) -> None:
+        """Write the model's card, unless there is one, from what the last checkpoint says."""
+        file = self.output / "README.md"
+        if file.exists() or not self.accelerator.is_main_process:
+            return
+        last = max((self.output / "checkpoints").glob("step_*"))
+        card = CARD.format(
+            name=self.output.resolve().name,
+            stage=name,
+            size=tokenizer.image_size[0],
+            length=tokenizer.length,
+            codes=tokenizer.codebook_size,
+            images=len(self.data.indices),
+            validation=len(self.data.validation),
+            steps=self.course.steps,
+            batch=self.run.batch_size,
+            loss=read_json(last / "progress.json")["validation_loss"],
+        )
+        write_whole(file, card.encode())
 
 
 def train_tokenizer(
@@ -92,17 +149,10 @@ def train_tokenizer(
         If a folder has no images, too few or too many broken ones, ``output`` lies in one of them
         or holds a model or a run of another recipe, or a disk is full.
     """
-    _refuse_among_images(output, data, validation)
-    _refuse_other(output, asdict(recipe))
-    accelerator = accelerator_for(recipe.run, output)
-    size = recipe.model.image_size
-    found = _read(data, validation, size, cache or user_cache(), accelerator)
-    steps, epoch = _lengths(recipe.run, found)
-    torch.manual_seed(recipe.run.seed)
-    task = TokenizerTask(recipe, found.validation, accelerator, steps, epoch)
-    _claim(output, asdict(recipe) | {"images": found.images.key}, accelerator)
-    examples = HoledExamples(found.images, found.indices, recipe.loss)
-    fit(task, examples, len(found.indices), recipe.run, output, accelerator)
+    folders = _Folders(data, output, validation, cache)
+    stage = _Stage(asdict(recipe), recipe.run, folders, recipe.model.image_size)
+    task = TokenizerTask(recipe, stage.data.validation, stage.accelerator, stage.course)
+    stage.fit(task, HoledExamples(stage.data.images, stage.data.indices, recipe.loss))
 
 
 def train_transformer(
@@ -120,37 +170,30 @@ def train_transformer(
     ``cache``. The rest is as in ``train_tokenizer``, but that a run on another tokenizer is refused
     as well.
     """
-    vqgan, cache = load_tokenizer(tokenizer), cache or user_cache()
+    vqgan = load_tokenizer(tokenizer)
     model = replace(
         recipe.model,
-        codebook_size=vqgan.config.codebook_size,
+        codebook_size=vqgan.codebook_size,
         grid=vqgan.grid,
-        patch_size=vqgan.config.patch_size if recipe.model.patch_size else 0,
+        patch_size=vqgan.patch_size if recipe.model.patch_size else 0,
     )
-    recipe = replace(recipe, model=model)
-    weights = sha256(tokenizer / "model.safetensors")
-    made_of = asdict(recipe) | {"tokenizer_sha256": weights}
-    _refuse_among_images(output, data, validation)
-    _refuse_other(output, made_of)
-    accelerator = accelerator_for(recipe.run, output)
-    found = _read(data, validation, vqgan.config.image_size, cache, accelerator)
-    steps, epoch = _lengths(recipe.run, found)
-    torch.manual_seed(recipe.run.seed)
-    task = TransformerTask(recipe, vqgan, found.validation, accelerator, steps, epoch)
-    _claim(output, made_of | {"images": found.images.key}, accelerator)
+    recipe, masking = replace(recipe, model=model), recipe.masking
+    made_of = asdict(recipe) | {"tokenizer": identity(vqgan)}
+    folders = _Folders(data, output, validation, cache)
+    stage = _Stage(made_of, recipe.run, folders, vqgan.image_size[0])
+    found, accelerator = stage.data, stage.accelerator
+    task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course)
     with accelerator.local_main_process_first():
         tokens = cached_tokens(
             found.images,
             lambda images: _encode(vqgan, images, accelerator.device),
-            weights,
-            views=recipe.masking.views,
-            shift=recipe.masking.shift,
-            cache=cache,
+            made_of["tokenizer"],
+            views=masking.views,
+            shift=masking.shift,
+            cache=stage.cache,
         )
-    examples = MaskedExamples(found.images, found.indices, tokens, recipe.masking)
-    fit(task, examples, len(found.indices), recipe.run, output, accelerator)
-    if accelerator.is_main_process:
-        _write_card(output, "transformer", vqgan, recipe.run, steps, found)
+    stage.fit(task, MaskedExamples(found.images, found.indices, tokens, masking))
+    stage.write_card("transformer", vqgan)
 
 
 def train_decoder(
@@ -172,21 +215,13 @@ def train_decoder(
     size = pipeline.tokenizer.config.image_size
     check_shift(recipe.loss.shift, size)
     made_of = asdict(recipe) | {
-        "model": weights_hash(pipeline.tokenizer, pipeline.transformer),
+        "model": identity(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
-    _refuse_among_images(output, data, validation)
-    _refuse_other(output, made_of)
-    accelerator = accelerator_for(recipe.run, output)
-    found = _read(data, validation, size, cache or user_cache(), accelerator)
-    steps, epoch = _lengths(recipe.run, found)
-    torch.manual_seed(recipe.run.seed)
-    task = DecoderTask(recipe, pipeline, found.validation, accelerator, steps, epoch)
-    _claim(output, made_of | {"images": found.images.key}, accelerator)
-    examples = HoledExamples(found.images, found.indices, recipe.loss)
-    fit(task, examples, len(found.indices), recipe.run, output, accelerator)
-    if accelerator.is_main_process:
-        _write_card(output, "decoder", pipeline.tokenizer, recipe.run, steps, found)
+    stage = _Stage(made_of, recipe.run, _Folders(data, output, validation, cache), size)
+    task = DecoderTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
+    stage.fit(task, HoledExamples(stage.data.images, stage.data.indices, recipe.loss))
+    stage.write_card("decoder", pipeline.tokenizer)
 
 
 def _read(
@@ -228,15 +263,11 @@ def _open(directory: Path, size: int, cache: Path, accelerator: Accelerator) -> 
     return images
 
 
-def _lengths(run: RunConfig, data: _Data) -> tuple[int, int]:
-    """Return the steps of the run and of a pass over the images."""
-    return length(run, len(data.indices)), epoch_length(run, len(data.indices))
-
-
 @torch.no_grad()
 def _encode(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> np.ndarray:
     squares = to_unit_range(torch.from_numpy(images).to(device))
-    return tokenizer.encode(squares).cpu().numpy().astype(np.uint16)
+    kind = np.uint16 if tokenizer.codebook_size <= 1 << 16 else np.uint32
+    return tokenizer.encode(squares).cpu().numpy().astype(kind)
 
 
 def _refuse_among_images(output: Path, data: Path, validation: Path | None) -> None:
@@ -270,33 +301,3 @@ def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         elif found.get(name) != value:
             names.append(name)
     return names
-
-
-def _claim(output: Path, recipe: dict[str, Any], accelerator: Accelerator) -> None:
-    """Write the resolved recipe into the run's folder, unless that holds something else."""
-    _refuse_other(output, recipe)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_json(output / "recipe.json", recipe)
-
-
-def _write_card(
-    output: Path, stage: str, tokenizer: Tokenizer, run: RunConfig, steps: int, data: _Data
-) -> None:
-    """Write the model's card, unless there is one, from what the last checkpoint says."""
-    if (output / "README.md").exists():
-        return
-    last = max((output / "checkpoints").glob("step_*"))
-    card = CARD.format(
-        name=output.resolve().name,
-        stage=stage,
-        size=tokenizer.config.image_size,
-        length=tokenizer.length,
-        codes=tokenizer.codebook_size,
-        images=len(data.indices),
-        validation=len(data.validation),
-        steps=steps,
-        batch=run.batch_size,
-        loss=read_json(last / "progress.json")["validation_loss"],
-    )
-    write_whole(output / "README.md", card.encode())

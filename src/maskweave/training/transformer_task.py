@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,17 +23,18 @@ from maskweave.maskgit import corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.training.loop import RunConfig, Scalars
-from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
-from maskweave.training.sheet import COLUMNS, sheet
+from maskweave.training.loop import Course, RunConfig, Scalars
+from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
+from maskweave.training.sheet import Sheet
 from maskweave.training.speed import training_flops
+from maskweave.training.validation import Chunk, Means, Validation
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 VALIDATION_RATIOS = (0.25, 0.5, 0.75)
 """Shares of the tokens under a hole that are masked for the accuracies by ratio, beside all."""
 
-CHUNK = 32
-"""Validation images that are looked at together; the accuracies by ratio are of the first ones."""
+RATIO_IMAGES = 32
+"""Validation images, the first ones, of which these accuracies are."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class TransformerRecipe:
     masking: MaskingConfig = MaskingConfig()
     """Which tokens are masked, and the loss."""
     optimiser: OptimiserConfig = OptimiserConfig()
-    """Of the transformer."""
+    """Settings of the optimiser of the transformer."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
 
@@ -96,8 +96,8 @@ class Example(NamedTuple):
     image: UInt8[np.ndarray, "3 size size"] | UInt8[Tensor, "batch 3 size size"]
     tokens: Int[np.ndarray, "length"] | Int[Tensor, "batch length"]
     hole: Bool[np.ndarray, "size size"] | Bool[Tensor, "batch size size"]
-    seed: int | Int[Tensor, "batch"]
-    """Of what is masked under the hole."""
+    seed: str | Sequence[str]
+    """Seed of what is masked under the hole, in digits, which stay off the GPU."""
 
 
 class MaskedExamples(Dataset[Example]):
@@ -133,14 +133,11 @@ class MaskedExamples(Dataset[Example]):
         tokens = self.tokens[index, number].astype(np.int64)
         size = image.shape[1]
         (hole,) = draw_holes(self.masking.holes, 1, size, size, rng, self.masking.whole).numpy()
-        return Example(image, tokens, hole, int(rng.integers(2**62)))
+        return Example(image, tokens, hole, str(rng.integers(2**62)))
 
 
 class TransformerTask:
-    """Trains a bidirectional transformer on the tokens of a frozen tokenizer.
-
-    ``steps`` and ``epoch`` are those of the run and of a pass over the images.
-    """
+    """Trains a bidirectional transformer on the tokens of a frozen tokenizer."""
 
     def __init__(
         self,
@@ -148,25 +145,20 @@ class TransformerTask:
         tokenizer: Tokenizer,
         validation: UInt8[Tensor, "batch 3 size size"],
         accelerator: Accelerator,
-        steps: int,
-        epoch: int,
+        course: Course,
     ) -> None:
-        self.model = model = recipe.model
-        self.masking, self.config, self.run = recipe.masking, recipe.optimiser, recipe.run
-        self.steps, self.epoch, self.accelerator = steps, epoch, accelerator
+        self.model, self.masking, self.accelerator = recipe.model, recipe.masking, accelerator
         check_shift(self.masking.shift, tokenizer.config.image_size)
         self.tokenizer = tokenizer.to(accelerator.device).eval().requires_grad_(False)
-        transformer = BidirectionalTransformer(model)
-        self.mask_token, self.patch_size = model.mask_token, tokenizer.patch_size
-        optimiser = adamw(transformer, self.config)
-        self.ema = averaged(transformer, self.config.ema).to(accelerator.device)
-        if self.run.compile:
+        transformer = BidirectionalTransformer(self.model)
+        self.ema = averaged(transformer, recipe.optimiser.ema, accelerator)
+        if recipe.run.compile:
             transformer.compile()
-        self.transformer, self.optimiser = accelerator.prepare(transformer, optimiser)
-        accelerator.register_for_checkpointing(self.ema)
-        self.validation = validation
+        self.learner = Learner(transformer, recipe.optimiser, course, accelerator)
+        self.mask_token, self.patch_size = self.model.mask_token, tokenizer.patch_size
+        self.validation = Validation(validation, accelerator)
 
-    def step(self, batch: Sequence[Tensor], step: int) -> Scalars:
+    def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the transformer on one batch."""
         images, tokens, hole, seeds = batch
         images = to_unit_range(images)
@@ -176,20 +168,16 @@ class TransformerTask:
             seen,
             self.mask_token,
             ratio=(low_high[0], low_high[1]) if low_high else named(self.masking.schedule),
-            generators=[torch.Generator().manual_seed(seed) for seed in seeds.tolist()],
+            generators=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
             region=token_mask(hole, self.patch_size),
             independent=self.masking.independent,
         )
         known = known_patches(images, hole, self.patch_size)
-        rate = set_learning_rate(self.optimiser, self.config, step, self.steps, self.epoch)
-        self.optimiser.zero_grad()
-        parts = self._backward(inputs, masked, tokens, known)
-        norm = self.accelerator.clip_grad_norm_(
-            self.transformer.parameters(), self.config.clip or math.inf
-        )
-        self.optimiser.step()
-        self.ema.update_parameters(self.accelerator.unwrap_model(self.transformer))
-        return parts | {"gradient_norm": norm, "learning_rate": rate}  # type: ignore[dict-item]
+        rate = self.learner.begin(step)
+        scalars = self._backward(inputs, masked, tokens, known)
+        scalars |= {"gradient_norm": self.learner.update(), "learning_rate": rate}
+        self.ema.update_parameters(self.learner.module)
+        return scalars
 
     def _seen(
         self, images: Tensor, tokens: Tensor, hole: Bool[Tensor, "batch height width"]
@@ -206,32 +194,33 @@ class TransformerTask:
         number of parts and of processes makes no difference.
         """
         outside = self.masking.unmasked_weight
+        counted = masked if outside == 0 else torch.ones_like(masked)
         weights = torch.where(masked, 1.0, outside).sum(1)  # (B)
         mean = self.accelerator.reduce(weights.sum(), "mean").clamp(min=1e-9)  # type: ignore[union-attr]
-        rows = torch.arange(len(inputs)).chunk(self.run.accumulate)
-        total, right = torch.zeros_like(mean), torch.zeros(2, 2, device=inputs.device)
-        for i in rows:
-            last = i is rows[-1]
-            with nullcontext() if last else self.accelerator.no_sync(self.transformer):
-                counted = masked[i] if outside == 0 else torch.ones_like(masked[i])
-                logits = self.transformer(inputs[i], counted, known[i])  # (M, K)
-                loss = masked_loss(
-                    logits,
-                    truth[i][counted],
-                    masked[i][counted],
-                    unmasked_weight=outside,
-                    label_smoothing=self.masking.label_smoothing,
-                )
-                loss = loss * (weights[i].sum() / mean)
-                self.accelerator.backward(loss)
-            total += loss.detach()
-            hits, inside = logits.argmax(-1) == truth[i][counted], masked[i][counted]
-            for row, chosen in enumerate((inside, ~inside)):
-                right[row] += torch.stack([(hits & chosen).sum(), chosen.sum()])
-        right: Tensor = self.accelerator.reduce(right, "sum")  # type: ignore[assignment]
-        accuracies = right[:, 0] / right[:, 1].clamp(min=1)
-        scalars: Scalars = {"loss": total, "masked_accuracy": accuracies[0]}
-        return scalars | ({"unmasked_accuracy": accuracies[1]} if outside else {})
+        losses: list[Tensor] = []
+        hits = torch.zeros_like(masked)
+        for i in self.learner.parts(len(inputs)):
+            logits = self.learner.model(inputs[i], counted[i], known[i])  # (M, K)
+            loss = masked_loss(
+                logits,
+                truth[i][counted[i]],
+                masked[i][counted[i]],
+                unmasked_weight=outside,
+                label_smoothing=self.masking.label_smoothing,
+            )
+            loss = loss * (weights[i].sum() / mean)
+            self.accelerator.backward(loss)
+            losses.append(loss.detach())
+            hits[i] = hits[i].masked_scatter(counted[i], logits.argmax(-1) == truth[i][counted[i]])
+        scalars: Scalars = {"loss": torch.stack(losses).sum()}
+        scalars["masked_accuracy"] = self._share(hits, masked)
+        return scalars | ({"unmasked_accuracy": self._share(hits, ~masked)} if outside else {})
+
+    def _share(self, hits: Tensor, among: Tensor) -> Float[Tensor, ""]:
+        """Return the share of tokens, of all processes, that were predicted right."""
+        counts = torch.stack([(hits & among).sum(), among.sum()]).float()
+        right, number = self.accelerator.reduce(counts, "sum")
+        return right / number.clamp(min=1)
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -244,76 +233,52 @@ class TransformerTask:
         model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
         training = model.training
         model.eval()
-        sums: dict[str, Tensor] = {}
-        pictures: list[Tensor] = []
-        holes = self._validation_holes()
-        for start in range(0, len(self.validation), CHUNK):
-            chunk = slice(start, start + CHUNK)
-            images = to_unit_range(self.validation[chunk].to(self.accelerator.device))
-            hole = holes[chunk].to(images.device)
-            truth = self.tokenizer.encode(images)
-            seen = self._seen(images, truth, hole)
-            known = known_patches(images, hole, self.patch_size)
-            ratios = (*VALIDATION_RATIOS, 1.0) if start == 0 else (1.0,)
-            for name, figure in self._figures(model, truth, seen, hole, known, ratios).items():
-                sums[name] = sums.get(name, torch.zeros_like(figure)) + figure
-            if start == 0:
-                pictures = self._fill(model, *(x[:COLUMNS] for x in (images, hole, truth)))
+        means, sheet = Means(), Sheet()
+        for chunk in self.validation:
+            truth = self.tokenizer.encode(chunk.images)
+            self._measure(means, chunk, truth, 1.0)
+            if (first := RATIO_IMAGES - chunk.numbers.start) > 0:
+                for ratio in VALIDATION_RATIOS:
+                    self._measure(means, chunk.first(first), truth[:first], ratio)
+            if sheet.room:
+                sheet.add(*self._fill(chunk.first(sheet.room), truth[: sheet.room]))
         model.train(training)
-        figures = {f"validation/{name}": (a / b).item() for name, (a, b) in sums.items()}
-        return figures, {"transformer": sheet(pictures)}
+        return means.figures(), sheet.pictures("transformer")
 
-    def _figures(
-        self,
-        model: BidirectionalTransformer,
-        truth: Tensor,
-        seen: Tensor,
-        hole: Tensor,
-        known: Tensor,
-        ratios: Sequence[float],
-    ) -> dict[str, Float[Tensor, "sum_and_number"]]:
-        """Return sums over tokens and how many these are, by name."""
-        region = token_mask(hole, self.patch_size)
-        figures: dict[str, Tensor] = {}
-
-        def add(name: str, values: Tensor) -> None:
-            figures[name] = torch.stack([values.sum(), values.new_tensor(values.numel())])
-
-        for ratio in ratios:
-            generators = [torch.Generator().manual_seed(i) for i in range(len(truth))]
-            inputs, masked = corrupt(
-                seen, self.mask_token, ratio=(ratio, ratio), generators=generators, region=region
-            )
-            with self.accelerator.autocast():
-                logits = model(inputs, None, known)
-            hits = (logits.argmax(-1) == truth).float()
-            if ratio < 1:
-                add(f"accuracy_by_ratio/{ratio:.2f}", hits[masked])
-            else:
-                codes = logits[masked][:, : self.mask_token].float()
-                add("loss", F.cross_entropy(codes, truth[masked], reduction="none"))
-                add("masked_accuracy", hits[masked])
-                add("unmasked_accuracy", hits[~masked])
-        return figures
-
-    def _fill(
-        self, model: BidirectionalTransformer, images: Tensor, hole: Tensor, truth: Tensor
-    ) -> list[Tensor]:
-        """Return images, their holes, fills, and what the true tokens would have given."""
-        holed = images.masked_fill(hole[:, None], 0.0)
-        generators = [torch.Generator().manual_seed(i) for i in range(len(images))]
+    def _measure(self, means: Means, chunk: Chunk, truth: Tensor, ratio: float) -> None:
+        """Count the figures of predictions where a share of the tokens under holes is masked."""
+        model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
+        inputs, masked = corrupt(
+            self._seen(chunk.images, truth, chunk.hole),
+            self.mask_token,
+            ratio=(ratio, ratio),
+            generators=chunk.generators(),
+            region=token_mask(chunk.hole, self.patch_size),
+        )
+        known = known_patches(chunk.images, chunk.hole, self.patch_size)
         with self.accelerator.autocast():
-            filled = InpaintPipeline(self.tokenizer, model).fill_tokens(holed, hole, generators)
+            logits = model(inputs, None, known)
+        hits = logits.argmax(-1) == truth
+        if ratio < 1:
+            means.add(f"accuracy_by_ratio/{ratio:.2f}", hits[masked])
+        else:
+            codes = logits[masked][:, : self.mask_token].float()
+            means.add("loss", F.cross_entropy(codes, truth[masked], reduction="none"))
+            means.add("masked_accuracy", hits[masked])
+            means.add("unmasked_accuracy", hits[~masked])
+
+    def _fill(self, chunk: Chunk, truth: Tensor) -> list[Tensor]:
+        """Return images, their holes, fills, and what the true tokens would have given."""
+        model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
+        _, images, hole = chunk
+        with self.accelerator.autocast():
+            pipeline = InpaintPipeline(self.tokenizer, model)
+            filled = pipeline.fill_tokens(chunk.holed, hole, chunk.generators())
         painted = [
-            torch.where(hole[:, None], self.tokenizer.decode(tokens, holed, hole), holed)
+            torch.where(hole[:, None], self.tokenizer.decode(tokens, chunk.holed, hole), images)
             for tokens in (filled, truth)
         ]
-        return [images, holed, *painted]
-
-    def _validation_holes(self) -> Bool[Tensor, "batch height width"]:
-        """Return the same holes of all kinds for every run, whatever it trains on."""
-        size, rng = self.tokenizer.config.image_size, np.random.default_rng(0)
-        return draw_holes(KINDS, len(self.validation), size, size, rng)
+        return [images, chunk.holed, *painted]
 
     def export(self, directory: Path) -> None:
         """Write a whole model: the averaged transformer and the tokenizer it was trained on."""
