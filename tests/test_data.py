@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from maskweave.cli.main import app
 from maskweave.data import check, shards
+from maskweave.data.augment import coarse_fill
 from maskweave.data.check import find_near_copies, find_splits, read_entries, summarise
 from maskweave.data.folder import find_images, read_square, square
 from maskweave.data.shards import ImageShards
