@@ -14,10 +14,11 @@ from conftest import tiny_pipeline
 from maskweave.checkpoint import save_component
 from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
-from maskweave.holes import draw_holes
+from maskweave.holes import draw_holes, known_patches, token_mask
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN
+from maskweave.training import decoder_task
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.loop import Course, RunConfig
 from maskweave.training.optimiser import OptimiserConfig
@@ -71,24 +72,78 @@ def test_a_resumed_run_ends_in_the_same_weights(
     assert [name for name in whole if not torch.equal(whole[name], half[name])] == []
 
 
+def shown(task: DecoderTask, batch: tuple[Any, ...]) -> torch.Tensor:
+    """Return the codes that a step shows to the decoder, (batch, length, codebook_dim)."""
+    seen: list[torch.Tensor] = []
+    task.learner.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    task.step(batch, 0)
+    return seen[0].flatten(2).transpose(1, 2)
+
+
+def true_codes(task: DecoderTask, batch: tuple[Any, ...]) -> torch.Tensor:
+    return task.tokenizer.codes[task.tokenizer.encode(to_unit_range(batch[0]))]
+
+
 @pytest.mark.parametrize(("share", "filled"), [(0.0, 0), (0.5, 2), (1.0, 8)])
 def test_a_share_of_the_images_is_filled_by_the_transformer(
     share: float, filled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task, batch = task_and_batch(override(RECIPE, [f"filled={share}"]))
-    seen: list[torch.Tensor] = []
+    task, batch = task_and_batch(override(RECIPE, [f"filled={share}", "expected=0"]))
 
-    def sevens(model: InpaintPipeline, known: torch.Tensor, *_: object) -> torch.Tensor:
-        return torch.full((len(known), 16), 7)
+    def sevens(*parts: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(parts[2]), 16), 7)
 
-    monkeypatch.setattr(InpaintPipeline, "fill_tokens", sevens)
-    task.learner.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    task.step(batch, 0)
-    codes = seen[0].flatten(2).transpose(1, 2)  # (8, 16, codebook_dim)
+    monkeypatch.setattr(decoder_task, "fill_tokens", sevens)
+    codes = shown(task, batch)
     painted = (codes == task.tokenizer.codes[7]).all(2).all(1)
     assert painted.sum() == filled
-    true = task.tokenizer.codes[task.tokenizer.encode(to_unit_range(batch[0]))]
-    assert torch.equal(codes[~painted], true[~painted])
+    assert torch.equal(codes[~painted], true_codes(task, batch)[~painted])
+
+
+def test_expected_codes_are_the_mean_of_one_prediction_and_known_ones_stay() -> None:
+    task, batch = task_and_batch(override(RECIPE, ["filled=1", "expected=1"]))
+    images, hole = to_unit_range(batch[0]), batch[1]
+    tokens, masked = task.tokenizer.encode(images), token_mask(hole, 4)
+    transformer = task.model.transformer
+    logits = transformer(
+        tokens.masked_fill(masked, transformer.config.mask_token),
+        masked,
+        known_patches(images, hole, 4),
+    )
+    codes = shown(task, batch)
+    expected = logits.softmax(-1) @ task.tokenizer.codes
+    torch.testing.assert_close(codes[masked], expected)
+    assert torch.equal(codes[~masked], true_codes(task, batch)[~masked])
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.0, 0), (0.5, 5), (1.0, 8)])
+def test_a_share_of_the_fills_is_expected_whatever_the_batch(share: float, number: int) -> None:
+    task, (images, hole, seeds) = task_and_batch(
+        override(RECIPE, ["filled=1", f"expected={share}"])
+    )
+    codes = shown(task, (images, hole, seeds))
+    near = (codes[:, :, None] - task.tokenizer.codes).norm(dim=-1).amin(-1) < 1e-4
+    assert (~near.all(1)).sum() == number  # means are no codes
+    other, _ = task_and_batch(override(RECIPE, ["filled=1", f"expected={share}"]))
+    half = shown(other, (images[4:], hole[4:], seeds[4:]))
+    torch.testing.assert_close(half, codes[4:])
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_validation_tells_both_ways_and_the_mean_of_their_losses(precision: str) -> None:
+    task, _ = task_and_batch(RECIPE, precision)
+    figures, sheets = task.validate()
+    names = {"loss", "psnr_in_hole", "psnr_in_hole_expected"}
+    assert figures.keys() == {f"validation/{name}" for name in names}
+    assert figures["validation/psnr_in_hole"] != figures["validation/psnr_in_hole_expected"]
+    assert sheets["decoder"].shape == (4 * 16, 8 * 16, 3)
+    # Painted from the same codes both ways lose alike.
+    (numbers, (sampled, expected)) = task.validation_codes.popitem()
+    losses = []
+    for codes in ([sampled, sampled], [expected, expected]):
+        task.validation_codes[numbers] = codes
+        losses.append(task.validate()[0]["validation/loss"])
+    assert figures["validation/loss"] == pytest.approx(sum(losses) / 2)
 
 
 def test_a_batch_is_learnt_by_heart() -> None:
@@ -131,6 +186,7 @@ def test_the_reference_vqgan_is_refused(noise: Path, tmp_path: Path) -> None:
     ("setting", "message"),
     [
         ("filled=1.5", "filled is a share"),
+        ("expected=-0.5", "expected is a share"),
         ("blocks=-1", "blocks to add"),
         ("blocks=101", "blocks to add"),
         ("fill_steps=0", "steps"),
@@ -141,10 +197,13 @@ def test_settings_out_of_range_are_refused(setting: str, message: str) -> None:
         override(RECIPE, [setting])
 
 
-def task_and_batch(recipe: DecoderRecipe) -> tuple[DecoderTask, tuple[Any, ...]]:
+def task_and_batch(
+    recipe: DecoderRecipe, precision: str = "no"
+) -> tuple[DecoderTask, tuple[Any, ...]]:
     images = torch.randint(0, 256, (8, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
     recipe = override(recipe, ["loss.adversarial=0"])
-    task = DecoderTask(recipe, tiny_pipeline(), images, Accelerator(cpu=True), Course(100, 10))
+    accelerator = Accelerator(cpu=True, mixed_precision=precision)
+    task = DecoderTask(recipe, tiny_pipeline(), images, accelerator, Course(100, 10))
     hole = draw_holes(("box",), 8, 16, 16, np.random.default_rng(0))
     return task, (images, hole, [str(seed) for seed in range(8)])

@@ -141,7 +141,9 @@ def expected_codes(
     predict = predictor(tokenizer, transformer, known, hole, guide)
     logits = predict(shown, masked, 0.0)[:, : tokenizer.codebook_size].float()  # (M, K)
     probabilities = logits.softmax(-1)
-    codes = codes.masked_scatter(masked[..., None], probabilities @ tokenizer.codes.float())
+    with torch.autocast(known.device.type, enabled=False):
+        mean = probabilities @ tokenizer.codes.float()
+    codes = codes.masked_scatter(masked[..., None], mean)
     best, chosen = probabilities.max(-1)
     confidence = torch.zeros(masked.shape, device=masked.device)
     step = Step(

@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
+from maskweave.fill import expected_codes, fill_tokens
+from maskweave.guide import Guide, interpolated
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN
+from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Scalars
 from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
 from maskweave.training.painting import Painting, PaintingLoss
@@ -29,14 +31,19 @@ class DecoderRecipe:
 
     filled: float = 0.75
     """Share of images whose tokens under the hole are the transformer's, not the true ones."""
+    expected: float = 0.5
+    """Share of these images in which the hole has the expected codes, not those of sampled tokens:
+    softmax(logits) @ codes, from one pass with all tokens under the hole masked."""
     fill_steps: int = 4
     """Steps in which the transformer fills a hole, from now on a default of the model."""
     token_temperature: float = 0.5
     """Temperature at which it samples tokens, likewise."""
     blocks: int = 0
     """Residual blocks added to the decoder at the token grid, for a wider view of the known."""
+    examples: ExamplesConfig = ExamplesConfig()
+    """Pictures and holes."""
     loss: PaintingLoss = PaintingLoss()
-    """Weights of the losses, and the holes."""
+    """Weights of the losses."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """Settings of the optimisers of the decoder and, alike, of the discriminator."""
     run: RunConfig = RunConfig()
@@ -44,8 +51,9 @@ class DecoderRecipe:
 
     def __post_init__(self) -> None:
         """Refuse a share beyond 1, settings that fill nothing and blocks beyond reason."""
-        if not 0 <= self.filled <= 1:
-            raise MaskweaveError(f"filled is a share from 0 to 1, got {self.filled}")
+        for name in ("filled", "expected"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise MaskweaveError(f"{name} is a share from 0 to 1, got {share}")
         DecodeSettings(steps=self.fill_steps, token_temperature=self.token_temperature)
         if not 0 <= self.blocks <= 100:
             raise MaskweaveError(f"blocks to add are 0 to 100, got {self.blocks}")
@@ -67,7 +75,7 @@ class DecoderTask:
         accelerator: Accelerator,
         course: Course,
     ) -> None:
-        self.share, self.accelerator = recipe.filled, accelerator
+        self.recipe, self.accelerator = recipe, accelerator
         self.model = model.to(accelerator.device)
         self.tokenizer: VQGAN = model.tokenizer  # type: ignore[assignment]
         model.transformer.requires_grad_(False)
@@ -85,16 +93,18 @@ class DecoderTask:
         self.learner = Learner(decoder, recipe.optimiser, course, accelerator)
         self.painting = Painting(recipe.loss, self.learner, decoder.output.weight, accelerator)
         self.validation = Validation(validation, accelerator)
-        self.validation_codes: dict[range, Tensor] = {}
+        self.validation_codes: dict[range, list[Tensor]] = {}
 
     def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the decoder, then the discriminator, on one batch."""
-        pixels, hole, seeds = batch
-        images = to_unit_range(pixels).contiguous(memory_format=torch.channels_last)
-        codes = self._codes(images, hole, seeds)
+        example = Example(*batch)
+        images, hole = example.unit_range(), torch.as_tensor(example.hole)
+        guide = example.guide(images) if self.tokenizer.guided else None
+        codes = self._codes(images, hole, guide, example.generators())
 
         def paint(rows: slice) -> tuple[Tensor, float]:
-            return self.learner.model(codes[rows], images[rows], hole[rows]), 0.0
+            part = guide and guide.rows(rows)
+            return self.learner.model(codes[rows], images[rows], hole[rows], part), 0.0
 
         scalars = self.painting.step(images, hole, paint, step)
         self.ema.update_parameters(self.learner.module)
@@ -104,44 +114,67 @@ class DecoderTask:
         self,
         images: Float[Tensor, "batch 3 size size"],
         hole: Bool[Tensor, "batch size size"],
-        seeds: Sequence[str],
+        guide: Guide | None,
+        generators: Sequence[torch.Generator],
     ) -> Float[Tensor, "batch codebook_dim rows columns"]:
         """Return true codes or, of a share of the images, those of the transformer's fill."""
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        filled = [i for i, g in enumerate(generators) if torch.rand((), generator=g) < self.share]
-        tokens = self.tokenizer.encode(images)
-        if filled:
-            chosen = [generators[i] for i in filled]
-            tokens[filled] = self._fill(images[filled], hole[filled], chosen)
-        return self._on_grid(tokens)
-
-    def _on_grid(
-        self, tokens: Int[Tensor, "batch length"]
-    ) -> Float[Tensor, "batch codebook_dim rows columns"]:
-        return self.tokenizer.on_grid(self.tokenizer.codes[tokens])
+        draws = torch.stack([torch.rand(2, generator=generator) for generator in generators])
+        filled, expected = draws[:, 0] < self.recipe.filled, draws[:, 1] < self.recipe.expected
+        codes = self.tokenizer.codes[self.tokenizer.encode(images)]
+        for fill, chosen in (
+            (self._expected, filled & expected),
+            (self._sampled, filled & ~expected),
+        ):
+            if rows := chosen.nonzero()[:, 0].tolist():
+                chosen_guide = guide and guide.rows(rows)
+                own = [generators[row] for row in rows]
+                codes[rows] = fill(images[rows], hole[rows], chosen_guide, own)
+        return self.tokenizer.on_grid(codes)
 
     @torch.no_grad()
-    def _fill(
+    def _sampled(
         self,
-        images: Float[Tensor, "batch 3 size size"],
-        hole: Bool[Tensor, "batch size size"],
+        images: Tensor,
+        hole: Tensor,
+        guide: Guide | None,
         generators: Sequence[torch.Generator],
-    ) -> Int[Tensor, "batch length"]:
+    ) -> Float[Tensor, "batch length codebook_dim"]:
+        """Return the codes of tokens as the transformer samples them."""
+        model, holed = self.model, images.masked_fill(hole[:, None], 0.0)
+        parts = (model.tokenizer, model.transformer, holed, hole, generators, model.defaults, guide)
         with self.accelerator.autocast():
-            holed = images.masked_fill(hole[:, None], 0.0)
-            return self.model.fill_tokens(holed, hole, generators)
+            return self.tokenizer.codes[fill_tokens(*parts)]
+
+    def _expected(
+        self, images: Tensor, hole: Tensor, guide: Guide | None, _: Sequence[torch.Generator]
+    ) -> Float[Tensor, "batch length codebook_dim"]:
+        """Return the mean codes of the transformer's first prediction."""
+        model, holed = self.model, images.masked_fill(hole[:, None], 0.0)
+        with self.accelerator.autocast():
+            return expected_codes(model.tokenizer, model.transformer, holed, hole, guide)[1]
+
+    def _guide(self, images: Tensor, hole: Tensor) -> Guide | None:
+        return interpolated(images, hole) if self.tokenizer.guided else None
 
     @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], dict[str, Tensor]]:
-        """Paint fixed fills of fixed holes with the averaged weights."""
+        """Paint fixed holes with the averaged weights, from sampled tokens and expected codes."""
         means, sheet = Means(), Sheet()
         for chunk in self.validation:
-            _, images, hole = chunk
-            if chunk.numbers not in self.validation_codes:  # the transformer does not change
-                tokens = self._fill(images, hole, chunk.generators())
-                self.validation_codes[chunk.numbers] = self._on_grid(tokens)
-            whole = self.ema(self.validation_codes[chunk.numbers], images, hole)
-            sheet.add(images, chunk.holed, self.painting.measure(means, chunk, whole))
+            numbers, images, hole = chunk
+            guide = self._guide(images, hole)
+            if numbers not in self.validation_codes:  # the transformer does not change
+                self.validation_codes[numbers] = [
+                    self.tokenizer.on_grid(fill(images, hole, guide, chunk.generators()))
+                    for fill in (self._sampled, self._expected)
+                ]
+            painted = [
+                self.painting.measure(means, chunk, self.ema(codes, images, hole, guide), ending)
+                for codes, ending in zip(
+                    self.validation_codes[numbers], ("", "_expected"), strict=True
+                )
+            ]
+            sheet.add(images, chunk.holed, *painted)
         return means.figures(), sheet.pictures("decoder")
 
     def export(self, directory: Path) -> None:
@@ -154,10 +187,10 @@ class DecoderTask:
     def flops(self) -> int:
         """Return the operations of one image's passes through the decoder and LPIPS."""
         config, decoder = self.tokenizer.config, deepcopy(self.ema.module)
-        tokens = torch.zeros(
-            1, self.tokenizer.length, dtype=torch.long, device=self.accelerator.device
+        codes = self.tokenizer.on_grid(
+            self.tokenizer.codes[:1].expand(self.tokenizer.length, -1)[None]
         )
-        codes = self._on_grid(tokens)
         return self.painting.flops(
-            lambda images, hole: decoder(codes, images, hole), config.image_size
+            lambda images, hole: decoder(codes, images, hole, self._guide(images, hole)),
+            config.image_size,
         )

@@ -4,25 +4,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from maskweave.data.augment import check_shift, to_unit_range, view
-from maskweave.data.cache import Images
-from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
-from maskweave.holes import KINDS, check_kinds, draw_holes, known_patches, token_mask
-from maskweave.maskgit import corrupt, masked_loss
+from maskweave.fill import fill_tokens
+from maskweave.guide import interpolated
+from maskweave.holes import known_patches, token_mask
+from maskweave.maskgit import DecodeSettings, corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
 from maskweave.tokenizer.base import Tokenizer
+from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Scalars
 from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
 from maskweave.training.sheet import Sheet
@@ -47,10 +45,6 @@ class MaskingConfig:
     """Two bounds of a uniform ratio, instead of the schedule."""
     independent: bool = False
     """Mask each token on its own with the ratio's probability, instead of an exact count."""
-    holes: tuple[str, ...] = KINDS
-    """Kinds of pixel holes under which tokens are masked."""
-    whole: float = 0.2
-    """Share of images whose hole is everything: their masked tokens lie scattered all over."""
     holed_tokens: bool = False
     """Show known tokens as encoded from the holed image, as in use; costs an encoding in each step
     and makes no difference to an encoder that sees patch by patch."""
@@ -59,19 +53,16 @@ class MaskingConfig:
     label_smoothing: float = 0.1
     """Label smoothing of the cross-entropy, as in MaskGIT."""
     views: int = 8
-    """Versions of each image that are tokenised: as it is, and mirrored and shifted ones."""
-    shift: int = 4
-    """Largest shift of a version, in pixels, less than the image size."""
+    """Versions of each image that are tokenised once, as it is, and mirrored and shifted ones; 0
+    tokenises each example when it is drawn."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and numbers out of range."""
         named(self.schedule)
-        check_kinds(self.holes)
-        shares = (self.whole, self.label_smoothing)
-        if not (all(0 <= s <= 1 for s in shares) and 0 <= self.unmasked_weight < math.inf):
+        if not (0 <= self.label_smoothing <= 1 and 0 <= self.unmasked_weight < math.inf):
             raise MaskweaveError(f"masking settings out of range: {self}")
-        if self.views < 1 or self.shift < 0:
-            raise MaskweaveError(f"views must be at least 1 and shift at least 0: {self}")
+        if self.views < 0:
+            raise MaskweaveError(f"views must be at least 0, got {self.views}")
         if self.ratio and not (len(self.ratio) == 2 and 0 <= self.ratio[0] <= self.ratio[1] <= 1):
             raise MaskweaveError(f"ratio needs two rising bounds in [0, 1], got {self.ratio}")
 
@@ -82,6 +73,9 @@ class TransformerRecipe:
 
     model: TransformerConfig = TransformerConfig()
     """Sizes of the transformer; the numbers of codes and tokens are the tokenizer's."""
+    examples: ExamplesConfig = ExamplesConfig(whole=0.2)
+    """Pictures, and holes under which tokens are masked; where everything is hole, the masked
+    tokens lie scattered."""
     masking: MaskingConfig = MaskingConfig()
     """Which tokens are masked, and the loss."""
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -89,51 +83,10 @@ class TransformerRecipe:
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
 
-
-class Example(NamedTuple):
-    """An image as stage 2 sees it, or a batch of them."""
-
-    image: UInt8[np.ndarray, "3 size size"] | UInt8[Tensor, "batch 3 size size"]
-    tokens: Int[np.ndarray, "length"] | Int[Tensor, "batch length"]
-    hole: Bool[np.ndarray, "size size"] | Bool[Tensor, "batch size size"]
-    seed: str | Sequence[str]
-    """Seed of what is masked under the hole, in digits, which stay off the GPU."""
-
-
-class MaskedExamples(Dataset[Example]):
-    """Images with cached tokens, drawn in one of their views with a hole.
-
-    Parameters
-    ----------
-    images : Images
-        The whole set.
-    indices : sequence of int
-        Those that are drawn.
-    tokens : numpy.ndarray
-        uint16, (images, views, length), of the whole set.
-    masking : MaskingConfig
-        Kinds of holes and the views' largest shift.
-    """
-
-    def __init__(
-        self,
-        images: Images,
-        indices: Sequence[int],
-        tokens: np.ndarray,
-        masking: MaskingConfig,
-    ) -> None:
-        self.images, self.indices = images, indices
-        self.tokens, self.masking = tokens, masking
-
-    def __getitem__(self, draw: Draw) -> Example:
-        """Return one example."""
-        rng, index = draw.rng(), self.indices[draw.image]
-        number = int(rng.integers(self.tokens.shape[1]))
-        image = view(self.images[index], index, number, self.masking.shift)
-        tokens = self.tokens[index, number].astype(np.int64)
-        size = image.shape[1]
-        (hole,) = draw_holes(self.masking.holes, 1, size, size, rng, self.masking.whole).numpy()
-        return Example(image, tokens, hole, str(rng.integers(2**62)))
+    def __post_init__(self) -> None:
+        """Refuse crops at random whose tokens would have to be known before."""
+        if self.examples.crop and self.masking.views:
+            raise MaskweaveError("random crops are tokenised when drawn: masking.views=0")
 
 
 class TransformerTask:
@@ -148,7 +101,7 @@ class TransformerTask:
         course: Course,
     ) -> None:
         self.model, self.masking, self.accelerator = recipe.model, recipe.masking, accelerator
-        check_shift(self.masking.shift, tokenizer.config.image_size)
+        recipe.examples.check(tokenizer.image_size[0], self.model.guided)
         self.tokenizer = tokenizer.to(accelerator.device).eval().requires_grad_(False)
         transformer = BidirectionalTransformer(self.model)
         self.ema = averaged(transformer, recipe.optimiser.ema, accelerator)
@@ -160,19 +113,24 @@ class TransformerTask:
 
     def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the transformer on one batch."""
-        images, tokens, hole, seeds = batch
-        images = to_unit_range(images)
+        example = Example(*batch)
+        images, hole = example.unit_range(), torch.as_tensor(example.hole)
+        tokens = torch.as_tensor(example.tokens)
+        if tokens.numel() == 0:
+            with torch.no_grad():
+                tokens = self.tokenizer.encode(images)
         seen = self._seen(images, tokens, hole) if self.masking.holed_tokens else tokens
         low_high = self.masking.ratio
         inputs, masked = corrupt(
             seen,
             self.mask_token,
             ratio=(low_high[0], low_high[1]) if low_high else named(self.masking.schedule),
-            generators=[torch.Generator().manual_seed(int(seed)) for seed in seeds],
+            generators=example.generators(),
             region=token_mask(hole, self.patch_size),
             independent=self.masking.independent,
         )
-        known = known_patches(images, hole, self.patch_size)
+        guide = example.guide(images) if self.model.guided else None
+        known = known_patches(images, hole, self.patch_size, guide)
         rate = self.learner.begin(step)
         scalars = self._backward(inputs, masked, tokens, known)
         scalars |= {"gradient_norm": self.learner.update(), "learning_rate": rate}
@@ -255,7 +213,8 @@ class TransformerTask:
             generators=chunk.generators(),
             region=token_mask(chunk.hole, self.patch_size),
         )
-        known = known_patches(chunk.images, chunk.hole, self.patch_size)
+        guide = interpolated(chunk.images, chunk.hole) if self.model.guided else None
+        known = known_patches(chunk.images, chunk.hole, self.patch_size, guide)
         with self.accelerator.autocast():
             logits = model(inputs, None, known)
         hits = logits.argmax(-1) == truth
@@ -272,8 +231,8 @@ class TransformerTask:
         model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
         _, images, hole = chunk
         with self.accelerator.autocast():
-            pipeline = InpaintPipeline(self.tokenizer, model)
-            filled = pipeline.fill_tokens(chunk.holed, hole, chunk.generators())
+            parts = (self.tokenizer, model, chunk.holed, hole, chunk.generators())
+            filled = fill_tokens(*parts, DecodeSettings())
         painted = [
             torch.where(hole[:, None], self.tokenizer.decode(tokens, chunk.holed, hole), images)
             for tokens in (filled, truth)
@@ -287,12 +246,14 @@ class TransformerTask:
 
     def flops(self) -> int:
         """Return the operations of one image's forward and backward passes, half of it masked."""
-        device, size = self.accelerator.device, self.tokenizer.config.image_size
+        device, size = self.accelerator.device, self.tokenizer.image_size[0]
         transformer = BidirectionalTransformer(self.model).to(device)
         length = self.model.length
         tokens = torch.zeros(1, length, dtype=torch.long, device=device)
         half = torch.arange(length, device=device)[None] % 2 == 0
         counted = half if self.masking.unmasked_weight == 0 else torch.ones_like(half)
         hole = torch.zeros(1, size, size, dtype=torch.bool, device=device)
-        known = known_patches(torch.zeros(1, 3, size, size, device=device), hole, self.patch_size)
+        images = torch.zeros(1, 3, size, size, device=device)
+        guide = interpolated(images, hole) if self.model.guided else None
+        known = known_patches(images, hole, self.patch_size, guide)
         return training_flops(lambda: transformer(tokens, counted, known).sum())
