@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from maskweave.report.sections import Losses
     from maskweave.report.sweep import Grid
 
+Schedules = Annotated[
+    list[str] | None, typer.Option(help="Repeatable; else cosine, linear and square.")
+]
+NoSweep = Annotated[
+    bool, typer.Option("--no-sweep", help="Only the table, with the default settings.")
+]
 Floats = Annotated[list[float] | None, typer.Option(help="Repeatable; else the model's default.")]
 
 
@@ -37,16 +43,12 @@ def benchmark(
     output: Annotated[Path, typer.Option(help="Folder for fills, figures and the report.")],
     model: Model = "cats64",
     invert_mask: InvertMask = False,
-    schedule: Annotated[
-        list[str] | None, typer.Option(help="Repeatable; else cosine, linear and square.")
-    ] = None,
+    schedule: Schedules = None,
     steps: Annotated[list[int] | None, typer.Option(help="T, repeatable; else 15.")] = None,
     temperature: Floats = None,
     token_temperature: Floats = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of fills and sweep.")] = 3,
-    no_sweep: Annotated[
-        bool, typer.Option("--no-sweep", help="Only the table, with the default settings.")
-    ] = False,
+    no_sweep: NoSweep = False,
     sweep_images: Annotated[int, typer.Option(min=2, help="Examples in the sweep.")] = 100,
     real: Annotated[
         Path | None, typer.Option(help="Folder of other real images, to compare FID and KID.")
