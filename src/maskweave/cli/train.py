@@ -1,7 +1,7 @@
 """``maskweave train``: the stages of training on a folder of images."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -16,6 +16,14 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as in run.steps=1000; repeatable.")
 ]
 
+Recipe = TypeVar("Recipe")
+
+
+def _recipe(presets: dict[str, Recipe], name: str, assignments: list[str] | None) -> Recipe:
+    from maskweave.training.overrides import override, pick
+
+    return override(pick(presets, name), assignments or [])
+
 
 @train_app.command()
 def tokenizer(
@@ -28,11 +36,9 @@ def tokenizer(
 ) -> None:
     """Stage 1: train the tokenizer."""
     from maskweave.presets import TOKENIZERS
-    from maskweave.training.overrides import override, pick
     from maskweave.training.train import train_tokenizer
 
-    recipe = override(pick(TOKENIZERS, preset), set_ or [])
-    train_tokenizer(recipe, data, output, validation, cache)
+    train_tokenizer(_recipe(TOKENIZERS, preset, set_), data, output, validation, cache)
 
 
 @train_app.command()
@@ -48,11 +54,16 @@ def transformer(
     """Stage 2: train the transformer on the tokens of a tokenizer."""
     from maskweave.checkpoint import resolve
     from maskweave.presets import TRANSFORMERS
-    from maskweave.training.overrides import override, pick
     from maskweave.training.train import train_transformer
 
-    recipe = override(pick(TRANSFORMERS, preset), set_ or [])
-    train_transformer(recipe, data, resolve(tokenizer) / "tokenizer", output, validation, cache)
+    train_transformer(
+        _recipe(TRANSFORMERS, preset, set_),
+        data,
+        resolve(tokenizer) / "tokenizer",
+        output,
+        validation,
+        cache,
+    )
 
 
 @train_app.command()
@@ -68,8 +79,6 @@ def decoder(
     """Stage 3: train the decoder to paint from what the transformer fills in."""
     from maskweave.checkpoint import resolve
     from maskweave.presets import DECODERS
-    from maskweave.training.overrides import override, pick
     from maskweave.training.train import train_decoder
 
-    recipe = override(pick(DECODERS, preset), set_ or [])
-    train_decoder(recipe, data, resolve(model), output, validation, cache)
+    train_decoder(_recipe(DECODERS, preset, set_), data, resolve(model), output, validation, cache)
