@@ -67,11 +67,11 @@ VARIANTS: dict[str, dict[str, Settings]] = {
         "no discriminator": ("loss.adversarial=0",),
         "LPIPS weighs 0.2 instead of 2": ("loss.perceptual=0.2",),
         "a third of the decoder's width at the tokens": ("model.channels=32,64,64",),
-        "random-walk holes only": ("loss.holes=random-walk",),
+        "random-walk holes only": ("examples.holes=random-walk",),
     },
     "transformer": {
         "base": (),
-        "scattered masks instead of regions": ("masking.whole=1",),
+        "scattered masks instead of regions": ("examples.whole=1",),
         "loss over all tokens": ("masking.unmasked_weight=1",),
         "unmasked tokens weigh 0.1": ("masking.unmasked_weight=0.1",),
         "tokens alone, no known pixels": ("model.patch_size=0",),
@@ -93,7 +93,7 @@ VARIANTS: dict[str, dict[str, Settings]] = {
         "no added blocks": ("blocks=0",),
         "no discriminator": ("loss.adversarial=0",),
         "LPIPS weighs 0.2 instead of 2": ("loss.perceptual=0.2",),
-        "random-walk holes only": ("loss.holes=random-walk",),
+        "random-walk holes only": ("examples.holes=random-walk",),
         "no EMA": ("optimiser.ema=0",),
     },
 }

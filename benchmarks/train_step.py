@@ -25,10 +25,11 @@ from maskweave.data.augment import to_unit_range
 from maskweave.data.sampler import StepSampler
 from maskweave.presets import TRANSFORMERS
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.training.examples import Examples
 from maskweave.training.loop import Course, accelerator_for
 from maskweave.training.optimiser import adamw
 from maskweave.training.speed import gemm_rate, seconds
-from maskweave.training.transformer_task import MaskedExamples, TransformerRecipe, TransformerTask
+from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
 from maskweave.transformer import BidirectionalTransformer
 
 IMAGES = 64
@@ -98,7 +99,7 @@ def our_step(
     recipe, course = replace(recipe, run=run), Course(1000, 100)
     task = TransformerTask(recipe, tokenizer, samples, accelerator, course)
     tokens = np.random.default_rng(0).integers(0, 1024, (IMAGES, 1, 256)).astype(np.uint16)
-    examples = MaskedExamples(Noise(), range(IMAGES), tokens, recipe.masking)
+    examples = Examples(Noise(), range(IMAGES), 64, recipe.examples, tokens)
     draws = next(iter(StepSampler(IMAGES, run.batch_size, 0)))
     batch = torch.utils.data.default_collate([examples[draw] for draw in draws])
     return task, send_to_device(tuple(batch), device)

@@ -14,6 +14,7 @@ from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.inception import PUBLISHED, Inception
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
+from maskweave.training.examples import Example
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 torch.set_num_threads(1)  # tiny models: threads would wait for each other
@@ -122,3 +123,17 @@ def _fresh_accelerator() -> Iterator[None]:
     """Forget the precision of a training: Accelerate allows one in a process."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def batch_of(
+    images: torch.Tensor, hole: torch.Tensor, tokens: torch.Tensor | None = None
+) -> Example:
+    """Return a batch as training draws it, each image with its place as its seed."""
+    return Example(
+        image=images,
+        hole=hole,
+        coarse=torch.zeros(len(images), 3, 0, 0, dtype=torch.uint8),
+        finer=torch.zeros(len(images), dtype=torch.bool),
+        tokens=torch.zeros(len(images), 0, dtype=torch.long) if tokens is None else tokens,
+        seed=[str(i) for i in range(len(images))],
+    )

@@ -294,9 +294,9 @@ def test_the_demo_writes_every_step_and_a_sheet(tmp_path: Path) -> None:
         (("tokenizer", "--set", "run.stepz=1"), "no field 'stepz'"),
         (("tokenizer", "--set", "run.steps=many"), "not of type int"),
         (("tokenizer",), "holds no image"),
-        (("tokenizer", "--set", "loss.holes=star"), "unknown kind of hole 'star'"),
-        (("tokenizer", "--set", "loss.shift=64"), "less than the size"),
-        (("transformer", "--tokenizer", "cats64", "--set", "masking.whole=7"), "out of range"),
+        (("tokenizer", "--set", "examples.holes=star"), "unknown kind of hole 'star'"),
+        (("tokenizer", "--set", "examples.shift=64"), "less than the size"),
+        (("transformer", "--tokenizer", "cats64", "--set", "examples.whole=7"), "from 0 to 1"),
         (("transformer", "--tokenizer", "no-such-model"), "unknown model"),
     ],
 )

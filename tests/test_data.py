@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner, Result
 
 from maskweave.cli.main import app
-from maskweave.data import check, shards
+from maskweave.data import check, folder, shards
 from maskweave.data.augment import coarse_fill
 from maskweave.data.check import find_near_copies, find_splits, read_entries, summarise
 from maskweave.data.folder import find_images, read_square, square
@@ -342,8 +343,20 @@ def files(tmp_path: Path) -> list[Path]:
     return found
 
 
+def squares(directory: Path, size: int) -> ImageShards:
+    return ImageShards(directory, partial(square, size=size), str(size))
+
+
+def test_shards_may_hold_photos_of_any_shape(files: list[Path], tmp_path: Path) -> None:
+    convert = partial(folder.photo, shorter_side=32, smallest=8)
+    images = ImageShards(tmp_path / "tars", convert, "photos")
+    assert images.key != squares(tmp_path / "tars", 32).key
+    for image, file in zip(images, files, strict=True):
+        assert np.array_equal(image, folder.read_photo(file, 32, 8))
+
+
 def test_shards_equal_the_folder(files: list[Path], tmp_path: Path) -> None:
-    images = ImageShards(tmp_path / "tars", 32)
+    images = squares(tmp_path / "tars", 32)
     assert len(images) == 7
     for i, file in enumerate(files):
         assert np.array_equal(images[i], read_square(file, 32))
@@ -351,10 +364,10 @@ def test_shards_equal_the_folder(files: list[Path], tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         images[7]
     assert len(set(images.digests)) == 7
-    assert images.key == ImageShards(tmp_path / "tars", 32).key
-    assert images.key != ImageShards(tmp_path / "tars", 31).key
+    assert images.key == squares(tmp_path / "tars", 32).key
+    assert images.key != squares(tmp_path / "tars", 31).key
     (tmp_path / "tars" / "0.tar").unlink()
-    some = ImageShards(tmp_path / "tars", 32)
+    some = squares(tmp_path / "tars", 32)
     assert np.array_equal(some[0], images[3])
     assert len(some) == 4
     assert some.digests == images.digests[3:]
@@ -364,7 +377,7 @@ def test_shards_equal_the_folder(files: list[Path], tmp_path: Path) -> None:
 # Later versions of Python warn of forks in processes with threads, torch of too few cores.
 @pytest.mark.filterwarnings("ignore:.*fork", "ignore:This DataLoader will create 2 worker")
 def test_worker_processes_read_shards(files: list[Path], tmp_path: Path) -> None:
-    images = ImageShards(tmp_path / "tars", 32)
+    images = squares(tmp_path / "tars", 32)
     wanted = torch.stack([torch.from_numpy(image) for image in images])  # opens all shards
     for _ in range(3):
         batches = list(DataLoader(images, batch_size=2, num_workers=2))
@@ -376,7 +389,7 @@ def test_threads_read_shards_at_once(
     files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(os, "pread")  # Windows has none
-    images = ImageShards(tmp_path / "tars", 32)
+    images = squares(tmp_path / "tars", 32)
     wanted = [read_square(file, 32) for file in files]
     with ThreadPoolExecutor(8) as pool:
         order = np.random.default_rng(0).permutation(np.arange(7).repeat(60)).tolist()
@@ -389,9 +402,7 @@ def test_rewritten_shards_are_read_anew(tmp_path: Path) -> None:
         shard = tmp_path / "a.tar"
         shard.unlink(missing_ok=True)
         pack(shard, {"x.png": encoded(seed)})
-        assert np.array_equal(
-            ImageShards(tmp_path, 40)[0], square(np.array(photo(seed, 48, 40)), 40)
-        )
+        assert np.array_equal(squares(tmp_path, 40)[0], square(np.array(photo(seed, 48, 40)), 40))
 
 
 def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
@@ -410,7 +421,7 @@ def test_what_is_no_image_is_left_out(tmp_path: Path) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(encoded(0))
             archive.addfile(member, io.BytesIO(encoded(0)))
-    images = ImageShards(tmp_path, 40)
+    images = squares(tmp_path, 40)
     assert len(images) == 4
     assert all(np.array_equal(image, images[0]) for image in images)
 
@@ -421,13 +432,13 @@ def test_truncated_shards_are_refused(tmp_path: Path) -> None:
     for length in (0, 100, 600, 1300, 1536, 1600, 2100, 3000, 3072, 3100):
         (tmp_path / "cut.tar").write_bytes(one[:length])
         with pytest.raises(MaskweaveError, match=r"cut\.tar is not a readable shard"):
-            ImageShards(tmp_path, 32)
+            squares(tmp_path, 32)
 
 
 def test_broken_shards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(message: str) -> None:
         with pytest.raises(MaskweaveError, match=message):
-            ImageShards(tmp_path, 32)
+            squares(tmp_path, 32)
         for shard in tmp_path.glob("*.tar"):
             shard.unlink()
 
@@ -462,11 +473,11 @@ def test_broken_shards_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_broken_images_are_named(content: bytes, message: str, tmp_path: Path) -> None:
     shard = pack(tmp_path / "a.tar", {"x.png": encoded(1), "deep/bad.png": content})
-    images = ImageShards(tmp_path, 32)
+    images = squares(tmp_path, 32)
     assert images[0].shape == (3, 32, 32)
     with pytest.raises(MaskweaveError, match=rf"a\.tar: deep/bad\.png: {message}"):
         images[1]
-    images = ImageShards(tmp_path, 32)
+    images = squares(tmp_path, 32)
     shard.unlink()
     with pytest.raises(MaskweaveError, match=r"cannot read .*a\.tar: No such file"):
         images[0]

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from conftest import tiny_pipeline
+from conftest import batch_of, tiny_pipeline
 from maskweave.checkpoint import save_component
 from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
@@ -20,6 +19,7 @@ from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training import decoder_task
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
+from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
@@ -27,7 +27,8 @@ from maskweave.training.painting import PaintingLoss
 from maskweave.training.train import train_decoder
 
 RECIPE = DecoderRecipe(
-    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.3, shift=1),
+    examples=ExamplesConfig(shift=1),
+    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.3),
     optimiser=OptimiserConfig(warmup=2),
     run=RunConfig(steps=6, batch_size=4, precision="no", log_every=2, save_every=3),
     blocks=1,
@@ -72,7 +73,7 @@ def test_a_resumed_run_ends_in_the_same_weights(
     assert [name for name in whole if not torch.equal(whole[name], half[name])] == []
 
 
-def shown(task: DecoderTask, batch: tuple[Any, ...]) -> torch.Tensor:
+def shown(task: DecoderTask, batch: Example) -> torch.Tensor:
     """Return the codes that a step shows to the decoder, (batch, length, codebook_dim)."""
     seen: list[torch.Tensor] = []
     task.learner.module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -80,7 +81,7 @@ def shown(task: DecoderTask, batch: tuple[Any, ...]) -> torch.Tensor:
     return seen[0].flatten(2).transpose(1, 2)
 
 
-def true_codes(task: DecoderTask, batch: tuple[Any, ...]) -> torch.Tensor:
+def true_codes(task: DecoderTask, batch: Example) -> torch.Tensor:
     return task.tokenizer.codes[task.tokenizer.encode(to_unit_range(batch[0]))]
 
 
@@ -118,14 +119,12 @@ def test_expected_codes_are_the_mean_of_one_prediction_and_known_ones_stay() -> 
 
 @pytest.mark.parametrize(("share", "number"), [(0.0, 0), (0.5, 5), (1.0, 8)])
 def test_a_share_of_the_fills_is_expected_whatever_the_batch(share: float, number: int) -> None:
-    task, (images, hole, seeds) = task_and_batch(
-        override(RECIPE, ["filled=1", f"expected={share}"])
-    )
-    codes = shown(task, (images, hole, seeds))
+    task, batch = task_and_batch(override(RECIPE, ["filled=1", f"expected={share}"]))
+    codes = shown(task, batch)
     near = (codes[:, :, None] - task.tokenizer.codes).norm(dim=-1).amin(-1) < 1e-4
     assert (~near.all(1)).sum() == number  # means are no codes
     other, _ = task_and_batch(override(RECIPE, ["filled=1", f"expected={share}"]))
-    half = shown(other, (images[4:], hole[4:], seeds[4:]))
+    half = shown(other, Example(*(part[4:] for part in batch)))
     torch.testing.assert_close(half, codes[4:])
 
 
@@ -155,7 +154,7 @@ def test_a_batch_is_learnt_by_heart() -> None:
 def test_added_blocks_change_nothing_at_first_and_are_learnt_and_saved(
     noise: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    task, (images, hole, _) = task_and_batch(override(RECIPE, ["blocks=2"]))
+    task, (images, hole, *_) = task_and_batch(override(RECIPE, ["blocks=2"]))
     known, tokens = to_unit_range(images), torch.arange(8 * 16).view(8, 16) % 32
     before = tiny_pipeline().tokenizer
     torch.testing.assert_close(*(m.decode(tokens, known, hole) for m in (task.tokenizer, before)))
@@ -197,13 +196,11 @@ def test_settings_out_of_range_are_refused(setting: str, message: str) -> None:
         override(RECIPE, [setting])
 
 
-def task_and_batch(
-    recipe: DecoderRecipe, precision: str = "no"
-) -> tuple[DecoderTask, tuple[Any, ...]]:
+def task_and_batch(recipe: DecoderRecipe, precision: str = "no") -> tuple[DecoderTask, Example]:
     images = torch.randint(0, 256, (8, 3, 16, 16), generator=torch.Generator().manual_seed(0))
     images = images.to(torch.uint8)
     recipe = override(recipe, ["loss.adversarial=0"])
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     task = DecoderTask(recipe, tiny_pipeline(), images, accelerator, Course(100, 10))
     hole = draw_holes(("box",), 8, 16, 16, np.random.default_rng(0))
-    return task, (images, hole, [str(seed) for seed in range(8)])
+    return task, batch_of(images, hole)

@@ -10,8 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from conftest import batch_of
 from maskweave.holes import draw_holes
 from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training.examples import Example
 from maskweave.training.loop import Course, RunConfig
 from maskweave.training.overrides import override
 from maskweave.training.painting import PaintingLoss
@@ -27,12 +29,12 @@ RECIPE = TokenizerRecipe(
 
 
 @pytest.fixture
-def batch() -> tuple[Any, ...]:
+def batch() -> Example:
     images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
-    return images, draw_holes(("box",), 4, 32, 32, np.random.default_rng(0)), ["0"] * 4
+    return batch_of(images, draw_holes(("box",), 4, 32, 32, np.random.default_rng(0)))
 
 
-def task_on(batch: tuple[Any, ...], *settings: str, precision: str = "no") -> TokenizerTask:
+def task_on(batch: Example, *settings: str, precision: str = "no") -> TokenizerTask:
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     return TokenizerTask(override(RECIPE, settings), batch[0], accelerator, Course(100, 10))
@@ -44,7 +46,7 @@ def live_tensors() -> int:
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_no_state_grows_in_a_step(weights: Path, batch: tuple[Any, ...], precision: str) -> None:
+def test_no_state_grows_in_a_step(weights: Path, batch: Example, precision: str) -> None:
     task = task_on(batch, precision=precision)
     for step in range(2):
         scalars = task.step(batch, step)
@@ -57,7 +59,7 @@ def test_no_state_grows_in_a_step(weights: Path, batch: tuple[Any, ...], precisi
     assert live_tensors() == before
 
 
-def test_lpips_lets_nan_pass_for_the_loop_to_find(weights: Path, batch: tuple[Any, ...]) -> None:
+def test_lpips_lets_nan_pass_for_the_loop_to_find(weights: Path, batch: Example) -> None:
     task = task_on(batch)
     with torch.no_grad():
         task.learner.module.decoder.output.bias.fill_(torch.nan)
@@ -86,7 +88,7 @@ class Waits(TorchDispatchMode):
 
 
 def test_a_step_waits_for_no_value(
-    weights: Path, batch: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+    weights: Path, batch: Example, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = task_on(batch)
     for step in range(2):

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from maskweave.errors import MaskweaveError
 from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training.decoder_task import DecoderRecipe
+from maskweave.training.examples import ExamplesConfig
 from maskweave.training.loop import RunConfig, accelerator_for
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
@@ -33,7 +34,8 @@ TOKENIZER = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     ),
-    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.5, shift=1),
+    examples=ExamplesConfig(shift=1),
+    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.5),
     optimiser=OptimiserConfig(warmup=2, ema=0.9),
     run=RUN,
 )

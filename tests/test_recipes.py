@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
+from conftest import batch_of
 from maskweave.checkpoint import save_component
 from maskweave.data.cache import cached_images
 from maskweave.data.split import is_validation
@@ -18,12 +19,13 @@ from maskweave.holes import token_mask
 from maskweave.presets import TOKENIZERS, TRANSFORMERS
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
-from maskweave.training import loop, train
+from maskweave.training import loop, sets
+from maskweave.training.examples import Examples, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Window, course_of
 from maskweave.training.optimiser import OptimiserConfig, adamw, set_learning_rate
 from maskweave.training.overrides import override
 from maskweave.training.train import train_transformer
-from maskweave.training.transformer_task import MaskedExamples, TransformerRecipe, TransformerTask
+from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 RUN = RunConfig(steps=4, batch_size=4, precision="no", log_every=2, save_every=4)
@@ -54,7 +56,7 @@ def test_the_reference_trains_as_the_reference_experiment_does() -> None:
     model, masking, optimiser = recipe.model, recipe.masking, recipe.optimiser
     assert (model.dim, model.depth, model.heads, model.mlp_dim) == (768, 15, 16, 1536)
     assert not model.pre_norm and not model.swiglu and not model.patch_size and model.tied_output
-    assert (masking.ratio, masking.independent, masking.whole) == ((0.0, 0.5), True, 1.0)
+    assert (masking.ratio, masking.independent, recipe.examples.whole) == ((0.0, 0.5), True, 1.0)
     assert (model.dropout, model.attention_dropout, model.mask_logit) == (0.1, 0.1, True)
     assert (masking.unmasked_weight, masking.label_smoothing, masking.views) == (1.0, 0.0, 1)
     assert (optimiser.learning_rate, optimiser.betas) == (5e-4, (0.9, 0.95))
@@ -128,7 +130,7 @@ def test_both_stages_of_a_preset_fit_each_other(preset: str) -> None:
 
 def task_on(tokenizer: ReferenceVQGAN | VQGAN, settings: list[str]) -> TransformerTask:
     model = TransformerConfig(tokenizer.codebook_size, tokenizer.grid, 16, 2, 2, 16)
-    recipe = override(TransformerRecipe(model=model, run=RUN), ["masking.shift=0", *settings])
+    recipe = override(TransformerRecipe(model=model, run=RUN), ["examples.shift=0", *settings])
     samples = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     return TransformerTask(recipe, tokenizer, samples, Accelerator(cpu=True), Course(4, 4))
 
@@ -154,7 +156,7 @@ def test_known_tokens_can_be_those_of_the_holed_image(
         return forward(model, tokens, *rest)
 
     monkeypatch.setattr(BidirectionalTransformer, "forward", spy)
-    task.step((images, clean, hole, torch.arange(4)), 0)
+    task.step(batch_of(images, hole, clean), 0)
     known = shown[0] != 16
     expected = torch.where(region, clean, seen if holed else clean)
     assert torch.equal(shown[0][known], expected[known])
@@ -176,8 +178,7 @@ def test_an_example_depends_on_its_draw_alone(noise: Path, tmp_path: Path) -> No
 
     images = cached_images(noise, 16, tmp_path)
     tokens = np.arange(40 * 3 * 16, dtype=np.uint16).reshape(40, 3, 16)
-    masking = TransformerRecipe().masking
-    examples = MaskedExamples(images, [5, 9], tokens, masking)
+    examples = Examples(images, [5, 9], 16, ExamplesConfig(), tokens)
     one, again = examples[Draw(1, (0, 3, 2))], examples[Draw(1, (0, 3, 2))]
     assert all(np.array_equal(a, b) for a, b in zip(one, again, strict=True))
     assert one.tokens[0] // 48 == 9
@@ -191,9 +192,9 @@ def test_an_example_depends_on_its_draw_alone(noise: Path, tmp_path: Path) -> No
 def test_a_share_is_held_out_by_the_content_of_each_file(
     noise: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "VALIDATION_SHARE", 0.3)
+    monkeypatch.setattr(sets, "VALIDATION_SHARE", 0.3)
     accelerator = Accelerator(cpu=True)
-    found = train._read(noise, None, 16, tmp_path, accelerator)
+    found = sets.read_sets(noise, None, 16, ExamplesConfig(), tmp_path, accelerator)
     images = found.images
     expected = [i for i, digest in enumerate(images.digests) if is_validation(digest, 0.3)]
     assert 4 < len(expected) < 20
@@ -211,10 +212,10 @@ def test_something_is_held_out_of_a_small_set_too_and_copies_are_warned_of(
     for i in range(3):
         (few / f"{i}.png").write_bytes((noise / f"{i}.png").read_bytes())
     accelerator = Accelerator(cpu=True)
-    found = train._read(few, None, 16, tmp_path / "cache", accelerator)
+    found = sets.read_sets(few, None, 16, ExamplesConfig(), tmp_path / "cache", accelerator)
     assert (len(found.indices), len(found.validation)) == (2, 1)
     assert "copies" not in capsys.readouterr().err
-    found = train._read(noise, few, 16, tmp_path / "cache", accelerator)
+    found = sets.read_sets(noise, few, 16, ExamplesConfig(), tmp_path / "cache", accelerator)
     assert (len(found.indices), len(found.validation)) == (40, 3)
     assert "3 images" in capsys.readouterr().err
 
@@ -243,7 +244,7 @@ def test_validation_does_not_depend_on_how_a_run_trains(
 ) -> None:
     base = override(TransformerRecipe(run=RUN), [*SMALL, "optimiser.learning_rate=1e-30"])
     losses = []
-    for i, other in enumerate(["run.seed=0", "masking.whole=1", "masking.unmasked_weight=1"]):
+    for i, other in enumerate(["run.seed=0", "examples.whole=1", "masking.unmasked_weight=1"]):
         train_transformer(override(base, [other]), noise, tokenizer, tmp_path / str(i))
         progress = tmp_path / str(i) / "checkpoints/step_00000004/progress.json"
         losses.append(json.loads(progress.read_text())["validation_loss"])

@@ -19,6 +19,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training import checkpoints
 from maskweave.training.checkpoints import resume
+from maskweave.training.examples import ExamplesConfig
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.overrides import override
@@ -30,7 +31,8 @@ TINY = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     ),
-    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.3, shift=1),
+    examples=ExamplesConfig(shift=1),
+    loss=PaintingLoss(perceptual=0.0, adversarial_start=0.3),
     optimiser=OptimiserConfig(warmup=2),
     run=RunConfig(steps=8, batch_size=4, precision="no", log_every=2, save_every=2),
 )

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from conftest import batch_of
 from maskweave.data.augment import flip_and_shift, view
 from maskweave.data.sampler import Draw, StepSampler
 from maskweave.errors import MaskweaveError
@@ -26,6 +27,7 @@ from maskweave.tokenizer.quantize import Codebook
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.training import painting, transformer_task
 from maskweave.training.decoder_task import DecoderRecipe
+from maskweave.training.examples import ExamplesConfig
 from maskweave.training.loop import Course, RunConfig
 from maskweave.training.optimiser import OptimiserConfig, adamw, averaged, set_learning_rate
 from maskweave.training.overrides import override, pick
@@ -40,7 +42,8 @@ TOKENIZER = TokenizerRecipe(
     model=TokenizerConfig(
         image_size=16, codebook_size=16, encoder_dim=16, channels=(8, 8, 16), decoder_blocks=1
     ),
-    loss=PaintingLoss(adversarial_start=0.3, shift=1),
+    examples=ExamplesConfig(shift=1),
+    loss=PaintingLoss(adversarial_start=0.3),
     optimiser=OptimiserConfig(warmup=2),
     run=RUN,
 )
@@ -55,7 +58,7 @@ TRANSFORMER = TransformerRecipe(
         dropout=0.1,
         patch_size=4,
     ),
-    masking=MaskingConfig(shift=1),
+    examples=ExamplesConfig(shift=1),
     optimiser=OptimiserConfig(warmup=2),
     run=RUN,
 )
@@ -357,7 +360,8 @@ def test_a_transformer_run_does_not_go_on_with_another_tokenizer(
 @pytest.mark.parametrize(
     "wrong",
     [
-        "loss.holes=", "loss.holes=star", "loss.shift=16", "loss.whole=2", "loss.perceptual=-1",
+        "examples.holes=", "examples.holes=star", "examples.shift=16", "examples.whole=2",
+        "examples.crop=2", "examples.finer=0.5", "unknown=2", "loss.perceptual=-1",
         "optimiser.learning_rate=nan", "optimiser.betas=2,3", "optimiser.warmup=-5",
         "optimiser.clip=-1", "optimiser.weight_decay=-1", "run.seed=-1", "run.precision=fp8",
         "model.codebook_size=0",
@@ -452,12 +456,12 @@ def test_a_moved_code_has_no_past() -> None:
     hole = torch.zeros(8, 16, 16, dtype=torch.bool)
     hole[:, 4:9] = True
     for step in range(3):
-        task.step((images, hole, ["0"] * 8), step)
+        task.step(batch_of(images, hole), step)
     codebook, mean = task.learner.module.codebook, task.ema.module.codebook
     moments = task.learner.optimiser.state[codebook.weight]
     assert moments["exp_avg"].any(1).sum() > 3
     codebook.usage[3] = 0.0
-    task.step((images, hole, ["0"] * 8), 3)
+    task.step(batch_of(images, hole), 3)
     assert codebook.usage[3] == mean.usage[3] == 1.0
     assert torch.equal(codebook.weight[3], mean.weight[3])
     assert not torch.equal(codebook.weight[4], mean.weight[4])
@@ -594,11 +598,11 @@ def test_averaged_weights_follow_and_then_smooth() -> None:
 def test_overrides_are_typed() -> None:
     changed = override(
         TOKENIZER,
-        ["run.steps=9", "optimiser.betas=0.8,0.9", "loss.holes=box", "model.channels=8,8,8"],
+        ["run.steps=9", "optimiser.betas=0.8,0.9", "examples.holes=box", "model.channels=8,8,8"],
     )
     assert changed.run.steps == 9
     assert changed.optimiser.betas == (0.8, 0.9)
-    assert changed.loss.holes == ("box",)
+    assert changed.examples.holes == ("box",)
     assert override(TRANSFORMER, ["model.pre_norm=true"]).model.pre_norm is True
     for together in (
         ["model.patch_size=8", "model.channels=8,8,8,8"],

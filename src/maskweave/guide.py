@@ -20,6 +20,10 @@ class Guide(NamedTuple):
     finer: Bool[Tensor, "batch"]
     """Whether they are the fill of a coarser level, not an interpolation of the known pixels."""
 
+    def rows(self, rows: slice | list[int]) -> "Guide":
+        """Return the guide of some images of the batch."""
+        return Guide(self.pixels[rows], self.finer[rows])
+
 
 def interpolated(
     known: Float[Tensor, "batch 3 height width"], hole: Bool[Tensor, "batch height width"]

@@ -1,13 +1,18 @@
 """Recipes by name: what to pass to ``maskweave train ... --preset``."""
 
+from maskweave.holes import PHOTO_KINDS
 from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training.decoder_task import DecoderRecipe
+from maskweave.training.examples import ExamplesConfig
 from maskweave.training.loop import RunConfig
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.painting import PaintingLoss
 from maskweave.training.tokenizer_task import TokenizerRecipe
 from maskweave.training.transformer_task import MaskingConfig, TransformerRecipe
 from maskweave.transformer import TransformerConfig
+
+PHOTOS = ExamplesConfig(holes=PHOTO_KINDS, whole=0.02, crop=0.35, finer=0.35)
+"""Examples of the photo model, alike in all stages."""
 
 TOKENIZERS = {
     # 64x64 images, 256 tokens of 4x4 pixels: the tokenizer of the shipped cats64. About 45 minutes
@@ -18,6 +23,26 @@ TOKENIZERS = {
         model=TokenizerConfig(),
         optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99)),
         run=RunConfig(steps=3000, batch_size=32, save_every=200),
+    ),
+    # Photos of any size, filled at native pixels in windows of 128x128: 256 tokens of 8x8 pixels, a
+    # decoder that paints the difference from its guide. See recipes/photos.sh.
+    # maskweave train tokenizer --preset photos --data DIR --validation DIR --output RUN
+    "photos": TokenizerRecipe(
+        model=TokenizerConfig(
+            image_size=128,
+            patch_size=8,
+            encoder_dim=384,
+            channels=(32, 48, 96, 256),
+            decoder_blocks=5,
+            guided=True,
+            attention_heads=8,
+            smooth=True,
+        ),
+        examples=PHOTOS,
+        unknown=0.4,
+        loss=PaintingLoss(adversarial_start=0.6),
+        optimiser=OptimiserConfig(learning_rate=8e-4, betas=(0.9, 0.99), warmup=200, decay=0.2),
+        run=RunConfig(steps=5000, batch_size=16, save_every=250),
     ),
     # Any folder of photos at 128x128, 256 tokens of 8x8 pixels, on a GPU: two CPU cores beside
     # other work train on 2.5 images/s. Its quality is not measured yet.
@@ -55,14 +80,9 @@ TRANSFORMERS = {
     # maskweave train transformer --preset reference --data DIR --tokenizer RUN --output MODEL
     "reference": TransformerRecipe(
         model=TransformerConfig(dropout=0.1, mask_logit=True),
+        examples=ExamplesConfig(whole=1.0, shift=0),
         masking=MaskingConfig(
-            ratio=(0.0, 0.5),
-            independent=True,
-            whole=1.0,
-            unmasked_weight=1.0,
-            label_smoothing=0.0,
-            views=1,
-            shift=0,
+            ratio=(0.0, 0.5), independent=True, unmasked_weight=1.0, label_smoothing=0.0, views=1
         ),
         optimiser=OptimiserConfig(
             warmup=0,
@@ -91,7 +111,7 @@ TRANSFORMERS = {
             attention_dropout=0.0,
             patch_size=4,
         ),
-        masking=MaskingConfig(whole=0.2, unmasked_weight=0.1, label_smoothing=0.0),
+        masking=MaskingConfig(unmasked_weight=0.1, label_smoothing=0.0),
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
         run=RunConfig(steps=5300, batch_size=16, save_every=300),
     ),
@@ -108,7 +128,7 @@ TRANSFORMERS = {
             attention_dropout=0.0,
             patch_size=8,
         ),
-        masking=MaskingConfig(shift=8),
+        examples=ExamplesConfig(whole=0.2, shift=8),
         optimiser=OptimiserConfig(weight_decay=0.05, warmup=1000, ema=0.9998),
         run=RunConfig(steps=50_000, batch_size=64, workers=4),
     ),
@@ -126,7 +146,7 @@ TRANSFORMERS = {
             attention_dropout=0.0,
             patch_size=16,
         ),
-        masking=MaskingConfig(shift=16),
+        examples=ExamplesConfig(whole=0.2, shift=16),
         optimiser=OptimiserConfig(learning_rate=3e-4, weight_decay=0.05, warmup=2000, ema=0.9998),
         run=RunConfig(steps=100_000, batch_size=128, workers=8),
     ),
@@ -134,7 +154,8 @@ TRANSFORMERS = {
 
 DECODERS = {
     # The shipped decoder took 85 minutes on two CPU cores. Its rate fell twice, first after 1700
-    # steps on fills of 4 steps at 0.5. What it gained is in docs/ablations.md.
+    # steps on fills of 4 steps at 0.5, all of sampled tokens (expected=0). What it gained is in
+    # docs/ablations.md.
     # maskweave train decoder --data DIR --validation DIR --model MODEL --output MODEL2
     "cats64": DecoderRecipe(
         fill_steps=2,

@@ -69,10 +69,18 @@ def read_photo(file: Path, shorter_side: int, smallest: int) -> Photo:
         If the file cannot be read or a side is shorter than ``smallest`` pixels.
     """
     pixels = read_image(file).pixels
+    try:
+        return photo(pixels, shorter_side, smallest)
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{file}: {error}") from error
+
+
+def photo(pixels: Pixels, shorter_side: int, smallest: int) -> Photo:
+    """Shrink an image of any shape, as ``read_photo`` does a file's."""
     height, width = pixels.shape[:2]
     shorter = min(height, width)
     if shorter < smallest:
-        raise MaskweaveError(f"{file}: {width}x{height} has a side below {smallest}")
+        raise MaskweaveError(f"{width}x{height} has a side below {smallest}")
     longest = LARGEST_ASPECT * shorter
     top, left = (max(0, side - longest) // 2 for side in (height, width))
     image = Image.fromarray(pixels[top : top + longest, left : left + longest])

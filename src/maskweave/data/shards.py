@@ -5,15 +5,16 @@ import io
 import os
 import tarfile
 import threading
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from maskweave.data.folder import Square, square
+from maskweave.data.folder import Photo
 from maskweave.errors import MaskweaveError
-from maskweave.images import SUFFIXES, decode_image
+from maskweave.images import SUFFIXES, Pixels, decode_image
 
 LARGEST_MEMBER = 1 << 28
 """Bytes beyond which an image is refused."""
@@ -26,8 +27,8 @@ _MEMBER = np.dtype([("first", "i8"), ("length", "i8"), ("time", "i8"), ("digest"
 """First byte, length in bytes, time of the last change, hash of key and length."""
 
 
-class ImageShards(Dataset[Square]):
-    """Every image in a set of shards, cropped to its central square and resized.
+class ImageShards(Dataset[Photo]):
+    """Every image in a set of shards, made what training takes of it.
 
     Every start reads the headers of all members once and keeps 32 bytes of memory for each image.
     Members that are no regular files, that are hidden or whose names do not end in one of
@@ -37,19 +38,22 @@ class ImageShards(Dataset[Square]):
     ----------
     directory : Path
         Folder with uncompressed tar files called ``*.tar`` directly in it, which are sorted.
-    size : int
-        Side of the returned images in pixels.
+    convert : callable
+        Makes an image, uint8 (3, height, width), of pixels, uint8 (height, width, 3): a square, for
+        instance.
+    name : str
+        What tells this conversion from others, for ``key``.
 
     Raises
     ------
     MaskweaveError
         If there is no shard or no image, a shard is broken, or two of its images share a key; on
-        access, if an image cannot be read or a side is shorter than ``size`` pixels.
+        access, if an image cannot be read or ``convert`` refuses it.
     """
 
-    def __init__(self, directory: Path, size: int) -> None:
+    def __init__(self, directory: Path, convert: Callable[[Pixels], Photo], name: str) -> None:
         self.shards = sorted(directory.glob("*.tar"))
-        self.size = size
+        self.convert, self.name = convert, name
         if not self.shards:
             raise MaskweaveError(f"{directory} holds no shard (*.tar)")
         members = [_index(shard) for shard in self.shards]
@@ -65,19 +69,19 @@ class ImageShards(Dataset[Square]):
 
     @property
     def key(self) -> str:
-        """Hash of what the headers say of the images, and of their size."""
-        return hashlib.sha256(self._members.tobytes() + str(self.size).encode()).hexdigest()
+        """Hash of what the headers say of the images, and of the conversion."""
+        return hashlib.sha256(self._members.tobytes() + self.name.encode()).hexdigest()
 
     @property
     def digests(self) -> list[str]:
         """Hash of each image's key and length, which stand for its content in a split."""
         return [f"{digest:016x}" for digest in self._members["digest"].tolist()]
 
-    def __getitem__(self, index: int) -> Square:
+    def __getitem__(self, index: int) -> Photo:
         """Read one image."""
         content = io.BytesIO(self._read(index))
         try:
-            return square(decode_image(content, "the file").pixels, self.size)
+            return self.convert(decode_image(content, "the file").pixels)
         except MaskweaveError as error:
             raise MaskweaveError(f"{self._name(index)}: {error}") from error
 

@@ -160,10 +160,19 @@ class VQGAN(Tokenizer):
         quantized = self.codebook(latents)
         codes = quantized.codes
         if unknown is not None:
-            hidden = token_mask(hole, self.patch_size) & unknown[:, None]
-            codes = codes.masked_fill(hidden[..., None], 0.0)
+            codes = self.hidden(codes, hole, unknown)
         painted = self.decoder(self.on_grid(codes), images, hole, guide)
         return Reconstruction(painted, latents, quantized.tokens, quantized.loss)
+
+    def hidden(
+        self,
+        codes: Float[Tensor, "batch length codebook_dim"],
+        hole: Bool[Tensor, "batch height width"],
+        unknown: Bool[Tensor, "batch"],
+    ) -> Float[Tensor, "batch length codebook_dim"]:
+        """Return codes without those under the holes of the images that are ``unknown``."""
+        where = token_mask(hole, self.patch_size) & unknown[:, None]
+        return codes.masked_fill(where[..., None], 0.0)
 
     def deepen(self, blocks: int) -> None:
         """Add residual blocks to the decoder at the token grid, which at first change nothing."""

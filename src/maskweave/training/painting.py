@@ -1,22 +1,15 @@
 """How far painted holes are from the truth, and a discriminator that learns beside the painter."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from maskweave.data.augment import flip_and_shift
-from maskweave.data.cache import Images
-from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
-from maskweave.holes import KINDS, check_kinds, draw_holes
 from maskweave.tokenizer.discriminator import PatchDiscriminator
 from maskweave.tokenizer.losses import (
     adaptive_weight,
@@ -31,10 +24,13 @@ from maskweave.training.optimiser import Learner
 from maskweave.training.speed import training_flops
 from maskweave.training.validation import Chunk, Means
 
+POOLED = 16
+"""Pixels from one place to the next in the last features of LPIPS's networks."""
+
 
 @dataclass(frozen=True)
 class PaintingLoss:
-    """Weights of the losses of painted holes (VQGAN, section 3.1), and which holes these are."""
+    """Weights of the losses of painted holes (VQGAN, section 3.1)."""
 
     perceptual: float = 2.0
     """Weight of LPIPS beside the mean absolute error; 0 needs no LPIPS weights."""
@@ -46,47 +42,12 @@ class PaintingLoss:
     """Weight of the adversarial loss, on top of the adaptive one; 0 trains no discriminator."""
     adversarial_start: float = 0.6
     """Share of the run after which the discriminator joins."""
-    holes: tuple[str, ...] = KINDS
-    """Kinds of holes that are drawn."""
-    whole: float = 0.1
-    """Share of images whose hole is everything: plain reconstruction from tokens."""
-    shift: int = 4
-    """Largest random shift, in pixels, less than the image size."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown holes, negative weights and shares beyond 1."""
-        check_kinds(self.holes)
-        weights = (self.perceptual, self.codebook, self.known, self.adversarial, self.shift)
-        shares = (self.adversarial_start, self.whole)
-        if not (
-            all(0 <= w < math.inf for w in weights) and all(0 <= share <= 1 for share in shares)
-        ):
+        """Refuse negative weights and shares beyond 1."""
+        weights = (self.perceptual, self.codebook, self.known, self.adversarial)
+        if not (all(0 <= w < math.inf for w in weights) and 0 <= self.adversarial_start <= 1):
             raise MaskweaveError(f"loss settings out of range: {self}")
-
-
-class HoledExample(NamedTuple):
-    """An image as a painter sees it, or a batch of them."""
-
-    image: UInt8[np.ndarray, "3 size size"] | UInt8[Tensor, "batch 3 size size"]
-    hole: Bool[np.ndarray, "size size"] | Bool[Tensor, "batch size size"]
-    seed: str | Sequence[str]
-    """Seed of what is sampled for the hole, in digits: a number would be sent to a GPU, and reading
-    it there waits for all that the GPU has yet to do."""
-
-
-class HoledExamples(Dataset[HoledExample]):
-    """Images, mirrored and shifted at random, each with a hole."""
-
-    def __init__(self, images: Images, indices: Sequence[int], loss: PaintingLoss) -> None:
-        self.images, self.indices, self.loss = images, indices, loss
-
-    def __getitem__(self, draw: Draw) -> HoledExample:
-        """Return one example."""
-        rng = draw.rng()
-        image = flip_and_shift(self.images[self.indices[draw.image]], self.loss.shift, rng)
-        size = image.shape[1]
-        (hole,) = draw_holes(self.loss.holes, 1, size, size, rng, self.loss.whole).numpy()
-        return HoledExample(image, hole, str(rng.integers(2**62)))
 
 
 Paint = Callable[[slice], tuple[Float[Tensor, "batch 3 height width"], Tensor | float]]
@@ -141,7 +102,7 @@ class Painting:
         start = self.weights.adversarial_start * self.course.steps
         adversarial = self.weights.adversarial > 0 and step >= start
         rate = self.painter.begin(step)
-        scalars, painted = self._paint(images, hole, paint, adversarial)
+        scalars, painted = self._paint(images, hole, paint, adversarial, step)
         scalars |= {"gradient_norm": self.painter.update(), "learning_rate": rate}
         if adversarial:
             self.discriminator.begin(step)
@@ -149,7 +110,7 @@ class Painting:
         return scalars
 
     def _paint(
-        self, images: Tensor, hole: Tensor, paint: Paint, adversarial: bool
+        self, images: Tensor, hole: Tensor, paint: Paint, adversarial: bool, step: int
     ) -> tuple[Scalars, Tensor]:
         """Add up the painter's gradients over the parts of a batch; return what it painted."""
         pictures: list[Tensor] = []
@@ -158,7 +119,8 @@ class Painting:
             whole, own = paint(i)
             painted = torch.where(hole[i][:, None], whole, images[i])
             pixel = pixel_loss(whole, images[i], hole[i], self.weights.known)
-            total, parts = self._loss(pixel, painted, images[i], hole[i] if adversarial else None)
+            judged = hole[i] if adversarial else None
+            total, parts = self._loss(pixel, painted, images[i], judged, step)
             parts["loss"] = total + own
             self.accelerator.backward(parts["loss"] / self.course.accumulate)
             pictures.append(painted.detach())
@@ -168,7 +130,7 @@ class Painting:
         return means, torch.cat(pictures)
 
     def _loss(
-        self, pixel: Tensor, painted: Tensor, images: Tensor, hole: Tensor | None
+        self, pixel: Tensor, painted: Tensor, images: Tensor, hole: Tensor | None, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the total loss of a part of a batch, and the losses that it consists of.
 
@@ -178,7 +140,7 @@ class Painting:
         total = pixel
         if self.perceptual is not None:
             with self.accelerator.autocast():
-                distances = self.perceptual(painted.clamp(-1, 1), images)
+                distances = self.perceptual(*_rolled(step, painted.clamp(-1, 1), images))
             parts["loss/perceptual"] = distances.float().mean()
             total = pixel + self.weights.perceptual * parts["loss/perceptual"]
         if hole is not None:
@@ -246,3 +208,13 @@ class Painting:
             return self.perceptual(painted, images).sum()
 
         return training_flops(loss)
+
+
+def _rolled(step: int, *images: Tensor) -> list[Tensor]:
+    """Move images around their borders, alike in every process and by other pixels in each step.
+
+    LPIPS pools at places of its own, every 2 to 16 pixels. If these always met the tokens' patches
+    alike, a lattice of that period would be rewarded.
+    """
+    shift = torch.randint(POOLED, (2,), generator=torch.Generator().manual_seed(step)).tolist()
+    return [image.roll(shift, dims=(2, 3)) for image in images]

@@ -11,10 +11,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskweave.checkpoint import save_component
-from maskweave.data.augment import check_shift, to_unit_range
+from maskweave.errors import MaskweaveError
 from maskweave.progress import warn
 from maskweave.tokenizer.quantize import Codebook, token_counts
 from maskweave.tokenizer.vqgan import VQGAN, Reconstruction, TokenizerConfig
+from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Scalars
 from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
 from maskweave.training.painting import Painting, PaintingLoss
@@ -34,16 +35,22 @@ class TokenizerRecipe:
 
     model: TokenizerConfig = TokenizerConfig()
     """Sizes of the tokenizer."""
+    examples: ExamplesConfig = ExamplesConfig()
+    """Pictures and holes."""
+    unknown: float = 0.0
+    """Share of examples whose tokens under the hole are kept from the decoder."""
     loss: PaintingLoss = PaintingLoss()
-    """Weights of the losses, and the holes."""
+    """Weights of the losses."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """Settings of the optimisers of the tokenizer and, alike, of the discriminator."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
 
     def __post_init__(self) -> None:
-        """Refuse a shift that leaves nothing of an image."""
-        check_shift(self.loss.shift, self.model.image_size)
+        """Refuse examples that the model cannot be trained on."""
+        self.examples.check(self.model.image_size, self.model.guided)
+        if not 0 <= self.unknown <= 1:
+            raise MaskweaveError(f"unknown is a share from 0 to 1, got {self.unknown}")
 
 
 class TokenizerTask:
@@ -56,7 +63,7 @@ class TokenizerTask:
         accelerator: Accelerator,
         course: Course,
     ) -> None:
-        self.model, self.loss, self.accelerator = recipe.model, recipe.loss, accelerator
+        self.recipe, self.model, self.accelerator = recipe, recipe.model, accelerator
         vqgan = VQGAN(recipe.model).to(memory_format=torch.channels_last)
         self.ema = averaged(vqgan, recipe.optimiser.ema, accelerator)
         self.learner = Learner(vqgan, recipe.optimiser, course, accelerator)
@@ -70,8 +77,11 @@ class TokenizerTask:
 
     def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the tokenizer, then the discriminator, on one batch."""
-        pixels, hole, _ = batch
-        images = to_unit_range(pixels).contiguous(memory_format=torch.channels_last)
+        example = Example(*batch)
+        images, hole = example.unit_range(), torch.as_tensor(example.hole)
+        guide = example.guide(images) if self.model.guided else None
+        draws = torch.stack([torch.rand((), generator=g) for g in example.generators()])
+        unknown = (draws < self.recipe.unknown).to(images.device)
         vqgan: VQGAN = self.learner.module  # type: ignore[assignment]
         seed = torch.Generator().manual_seed(step)  # the same in every process
         if step == 0 < self.revived:
@@ -81,9 +91,12 @@ class TokenizerTask:
         outputs: list[Reconstruction] = []
 
         def paint(rows: slice) -> tuple[Tensor, Tensor]:
-            output: Reconstruction = self.learner.model(images[rows], hole[rows])
+            part = guide and guide.rows(rows)
+            output: Reconstruction = self.learner.model(
+                images[rows], hole[rows], part, unknown[rows]
+            )
             outputs.append(output)
-            return output.images, self.loss.codebook * output.codebook_loss
+            return output.images, self.recipe.loss.codebook * output.codebook_loss
 
         scalars = self.painting.step(images, hole, paint, step)
         self.ema.update_parameters(vqgan)
@@ -121,6 +134,11 @@ class TokenizerTask:
             tokens = vqgan.encode(chunk.images)
             whole = vqgan.decode(tokens, chunk.images, chunk.hole)
             painted = self.painting.measure(means, chunk, whole)
+            if self.recipe.unknown:
+                blank = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+                codes = vqgan.hidden(vqgan.codes[tokens], chunk.hole, blank)
+                whole = vqgan.paint(codes, chunk.images, chunk.hole)
+                self.painting.measure(means, chunk, whole, "_unknown")
             counts += token_counts(tokens, len(counts))
             if sheet.room:
                 alone = vqgan.decode(tokens[: sheet.room])
@@ -144,7 +162,8 @@ class TokenizerTask:
         """Return the operations of one image's passes through the tokenizer and LPIPS."""
         vqgan = VQGAN(self.model).to(self.accelerator.device)
         return self.painting.flops(
-            lambda images, hole: vqgan(images, hole).images, self.model.image_size
+            lambda images, hole: vqgan.decode(vqgan.encode(images), images, hole),
+            self.model.image_size,
         )
 
 

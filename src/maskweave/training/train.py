@@ -7,39 +7,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from jaxtyping import UInt8
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from maskweave.checkpoint import identity, load_tokenizer
-from maskweave.data.augment import check_shift, to_unit_range
-from maskweave.data.cache import Images, cached_images, cached_tokens
-from maskweave.data.check import SPLITS
-from maskweave.data.shards import ImageShards
-from maskweave.data.split import is_validation
+from maskweave.data.augment import to_unit_range
+from maskweave.data.cache import cached_tokens
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, user_cache, write_json, write_whole
-from maskweave.images import SUFFIXES
 from maskweave.pipeline import InpaintPipeline
-from maskweave.progress import warn
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
+from maskweave.training.examples import Examples, ExamplesConfig
 from maskweave.training.loop import RunConfig, Task, accelerator_for, course_of, fit
-from maskweave.training.painting import HoledExamples
+from maskweave.training.sets import read_sets
 from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
-from maskweave.training.transformer_task import (
-    MaskedExamples,
-    TransformerRecipe,
-    TransformerTask,
-)
-
-VALIDATION_IMAGES = 256
-"""Images of which validation figures are made, at most."""
-
-VALIDATION_SHARE = 0.05
-"""Share of the images that is held out where no folder for validation is named."""
+from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
 
 HARMLESS = ("workers", "log_every", "save_every", "wandb")
 """Settings of a run that change none of its weights: it may go on with others."""
@@ -64,40 +46,45 @@ class _Folders(NamedTuple):
     cache: Path | None
 
 
-class _Data(NamedTuple):
-    images: Images
-    indices: list[int]
-    """Places of the images that are trained on."""
-    validation: UInt8[Tensor, "batch 3 size size"]
-
-
 class _Stage:
     """What all stages do before and after the training itself.
 
-    A run is told from others by what it is ``made_of``; its images are squares of side ``size``.
+    A run is told from others by what it is ``made_of``; its model takes squares of side ``size``.
     """
 
     def __init__(
-        self, made_of: dict[str, Any], run: RunConfig, folders: _Folders, size: int
+        self,
+        made_of: dict[str, Any],
+        run: RunConfig,
+        examples: ExamplesConfig,
+        folders: _Folders,
+        size: int,
     ) -> None:
+        self.size, self.examples = size, examples
         self.made_of, self.run, self.output = made_of, run, folders.output
         self.cache = folders.cache or user_cache()
         _refuse_among_images(self.output, folders.data, folders.validation)
         _refuse_other(self.output, made_of)
         self.accelerator = accelerator_for(run, self.output)
-        self.data = _read(folders.data, folders.validation, size, self.cache, self.accelerator)
+        self.data = read_sets(
+            folders.data, folders.validation, size, examples, self.cache, self.accelerator
+        )
         self.course = course_of(run, len(self.data.indices))
         torch.manual_seed(run.seed)
 
-    def fit(self, task: Task, dataset: Dataset[Any]) -> None:
-        """Write the resolved recipe into the run's folder, unless that holds another, and train."""
+    def fit(self, task: Task, tokens: np.ndarray | None = None) -> None:
+        """Write the resolved recipe into the run's folder, unless that holds another, and train.
+
+        ``tokens`` are those of all images, where they are cached.
+        """
         made_of = self.made_of | {"images": self.data.images.key}
         _refuse_other(self.output, made_of)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             write_json(self.output / "recipe.json", made_of)
-        images = len(self.data.indices)
-        fit(task, dataset, images, self.run, self.output, self.accelerator)
+        images, indices, _ = self.data
+        dataset = Examples(images, indices, self.size, self.examples, tokens)
+        fit(task, dataset, len(indices), self.run, self.output, self.accelerator)
 
     def write_card(self, name: str, tokenizer: Tokenizer) -> None:
         """Write the model's card, unless there is one, from what the last checkpoint says."""
@@ -150,9 +137,9 @@ def train_tokenizer(
         or holds a model or a run of another recipe, or a disk is full.
     """
     folders = _Folders(data, output, validation, cache)
-    stage = _Stage(asdict(recipe), recipe.run, folders, recipe.model.image_size)
+    stage = _Stage(asdict(recipe), recipe.run, recipe.examples, folders, recipe.model.image_size)
     task = TokenizerTask(recipe, stage.data.validation, stage.accelerator, stage.course)
-    stage.fit(task, HoledExamples(stage.data.images, stage.data.indices, recipe.loss))
+    stage.fit(task)
 
 
 def train_transformer(
@@ -176,23 +163,26 @@ def train_transformer(
         codebook_size=vqgan.codebook_size,
         grid=vqgan.grid,
         patch_size=vqgan.patch_size if recipe.model.patch_size else 0,
+        guided=vqgan.guided and recipe.model.patch_size > 0,
     )
-    recipe, masking = replace(recipe, model=model), recipe.masking
+    recipe = replace(recipe, model=model)
     made_of = asdict(recipe) | {"tokenizer": identity(vqgan)}
     folders = _Folders(data, output, validation, cache)
-    stage = _Stage(made_of, recipe.run, folders, vqgan.image_size[0])
+    stage = _Stage(made_of, recipe.run, recipe.examples, folders, vqgan.image_size[0])
     found, accelerator = stage.data, stage.accelerator
     task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course)
-    with accelerator.local_main_process_first():
-        tokens = cached_tokens(
-            found.images,
-            lambda images: _encode(vqgan, images, accelerator.device),
-            made_of["tokenizer"],
-            views=masking.views,
-            shift=masking.shift,
-            cache=stage.cache,
-        )
-    stage.fit(task, MaskedExamples(found.images, found.indices, tokens, masking))
+    tokens = None
+    if recipe.masking.views:
+        with accelerator.local_main_process_first():
+            tokens = cached_tokens(
+                found.images,
+                lambda images: _encode(vqgan, images, accelerator.device),
+                made_of["tokenizer"],
+                views=recipe.masking.views,
+                shift=recipe.examples.shift,
+                cache=stage.cache,
+            )
+    stage.fit(task, tokens)
     stage.write_card("transformer", vqgan)
 
 
@@ -213,54 +203,16 @@ def train_decoder(
     if not isinstance(pipeline.tokenizer, VQGAN):
         raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
     size = pipeline.tokenizer.config.image_size
-    check_shift(recipe.loss.shift, size)
+    recipe.examples.check(size, pipeline.tokenizer.guided)
     made_of = asdict(recipe) | {
         "model": identity(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
-    stage = _Stage(made_of, recipe.run, _Folders(data, output, validation, cache), size)
+    folders = _Folders(data, output, validation, cache)
+    stage = _Stage(made_of, recipe.run, recipe.examples, folders, size)
     task = DecoderTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
-    stage.fit(task, HoledExamples(stage.data.images, stage.data.indices, recipe.loss))
+    stage.fit(task)
     stage.write_card("decoder", pipeline.tokenizer)
-
-
-def _read(
-    data: Path, validation: Path | None, size: int, cache: Path, accelerator: Accelerator
-) -> _Data:
-    with accelerator.local_main_process_first():
-        images = _open(data, size, cache, accelerator)
-        watched = _open(validation, size, cache, accelerator) if validation else images
-    splits = [name for name in SPLITS if (data / name).is_dir()]
-    if len(splits) > 1 and accelerator.is_main_process:
-        warn(f"{data} holds the splits {', '.join(splits)}, and all of them are trained on")
-    if validation:
-        held_out, indices = range(len(watched)), list(range(len(images)))
-        copies = len(set(watched.digests) & set(images.digests))
-        if copies and accelerator.is_main_process:
-            warn(f"{copies} images of {validation} are copies of images of {data}")
-    else:
-        held_out = [i for i, d in enumerate(images.digests) if is_validation(d, VALIDATION_SHARE)]
-        # Of a small set too, something is held out.
-        held_out = held_out or [min(range(len(images)), key=images.digests.__getitem__)]
-        indices = sorted(set(range(len(images))) - set(held_out))
-        if not indices:
-            raise MaskweaveError(f"{data}: all {len(images)} images are held out; name others")
-    # By their hashes, so that none of a folder's parts is preferred.
-    chosen = sorted(held_out, key=watched.digests.__getitem__)[:VALIDATION_IMAGES]
-    samples = [torch.from_numpy(watched[i]) for i in chosen]
-    return _Data(images, indices, torch.stack(samples))
-
-
-def _open(directory: Path, size: int, cache: Path, accelerator: Accelerator) -> Images:
-    if any(directory.glob("*.tar")):
-        if loose := next((f for f in directory.rglob("*") if f.suffix.lower() in SUFFIXES), None):
-            raise MaskweaveError(f"{directory} holds both shards (*.tar) and images, as {loose}")
-        return ImageShards(directory, size)
-    images = cached_images(directory, size, cache)
-    if accelerator.is_main_process:
-        for name, reason in images.skipped.items():
-            warn(f"{name} in {directory} is left out: {reason}")
-    return images
 
 
 @torch.no_grad()
