@@ -5,7 +5,7 @@ check:
 	.ci/run
 
 # What is worth a look after every edit; leaves out what trains, measures or starts processes.
-LONG := benchmark evaluation processes readme resume training
+LONG := benchmark decoder_stage evaluation painting processes readme recipes resume training
 
 fast:
 	ruff format --check .

@@ -13,9 +13,11 @@ LAYERS = [
     {"errors", "progress"},
     {"files", "seeds", "drawing", "guide", "models"},
     {"schedules", "orders", "holes", "images", "legacy"},
-    {"tokenizer", "transformer", "data", "crops"},
+    {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
-    {"fill", "windows"},
+    {"fill", "windows", "crops"},
+    {"walk"},
+    {"batches"},
     {"pipeline"},
     {"training", "evaluation", "convert", "export"},
     {"presets", "report", "ray", "web"},
@@ -29,7 +31,7 @@ ROOT_IMPORTERS = {"cli.main"}
 
 # What these modules must not reach, not even through others.
 NETWORKS = {"tokenizer", "transformer", "checkpoint", "pipeline"}
-IGNORANT = {"maskgit": NETWORKS, "windows": NETWORKS | {"maskgit"}, "training.loop": NETWORKS}
+IGNORANT = {"maskgit": NETWORKS, "walk": NETWORKS | {"maskgit", "fill"}, "training.loop": NETWORKS}
 
 
 def modules() -> dict[str, Path]:

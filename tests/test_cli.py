@@ -333,6 +333,7 @@ def test_both_stages_are_trained_and_the_model_is_used(photos: Path) -> None:
     assert len(list((photos / "out").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_real_process(photos: Path, tiny_model: Path) -> None:
     command = [sys.executable, "-m", "maskweave"]
 

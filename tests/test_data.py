@@ -293,6 +293,7 @@ def test_wrong_use_is_one_line_and_exit_code_2(
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_names_that_the_terminal_cannot_show_are_escaped(tmp_path: Path) -> None:
     save(photo(0), tmp_path / "photos" / "\u5199\u771f.png")
     (tmp_path / "photos" / "\u732b.png").write_bytes(b"broken")
