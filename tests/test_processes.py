@@ -43,7 +43,8 @@ TRANSFORMER = TransformerRecipe(
     model=TransformerConfig(
         dim=16, depth=2, heads=2, mlp_dim=16, attention_dropout=0.0, patch_size=4
     ),
-    masking=MaskingConfig(views=3, shift=1, unmasked_weight=0.3),
+    examples=ExamplesConfig(shift=1, whole=0.2),
+    masking=MaskingConfig(views=3, unmasked_weight=0.3),
     optimiser=OptimiserConfig(warmup=2, ema=0.9),
     run=RUN,
 )
