@@ -1,5 +1,7 @@
 """The tokenizer: no peeking, straight-through gradients, a codebook that stays alive."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -257,3 +259,18 @@ def test_the_discriminator_judges_patches() -> None:
     logits, others = discriminator(images), discriminator(changed)
     assert logits.shape == (2, 8, 8)
     assert (logits - others).abs()[:, 0, 0].min() > 0
+
+
+def test_the_entropy_loss_rewards_latents_that_are_sure_and_use_all_codes_evenly() -> None:
+    codebook = Codebook(16, 8)
+    with torch.no_grad():
+        codebook.weight.copy_(torch.cat([torch.eye(8), -torch.eye(8)]))
+    even = codebook.codes.detach()[None]  # each latent one of the codes
+    alike = even[:, :1].expand(1, 16, 8)
+    between = F.normalize(even + even.roll(1, 1), dim=-1)
+    assert codebook.entropy_loss(even).item() == pytest.approx(-math.log(16), abs=1e-4)
+    assert codebook.entropy_loss(alike).item() == pytest.approx(0, abs=1e-4)
+    assert codebook.entropy_loss(between) > codebook.entropy_loss(even) + 0.5
+    latents = torch.randn(2, 4, 8, dtype=torch.float32, requires_grad=True)
+    codebook.entropy_loss(latents).backward()
+    assert latents.grad is not None and latents.grad.any()

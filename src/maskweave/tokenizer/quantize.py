@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+TEMPERATURE = 0.01
+"""Temperature at which squared distances to the codes become probabilities."""
+
 
 class Quantized(NamedTuple):
     """What quantisation returns."""
@@ -51,6 +54,22 @@ class Codebook(nn.Module):
         latents = F.normalize(latents.float(), dim=-1)
         with torch.autocast(latents.device.type, enabled=False):
             return (latents @ F.normalize(self.weight.float(), dim=-1).T).argmax(-1)
+
+    # Chang et al. 2022, the tokenizer of MaskGIT's code; Yu et al. 2024 (MAGVIT-v2), section 3.1
+    def entropy_loss(
+        self, latents: Float[Tensor, "batch length codebook_dim"]
+    ) -> Float[Tensor, ""]:
+        """Return how unsure latents are of their codes, less how evenly these use all codes.
+
+        Latents that are all alike would cost the other losses nothing: this keeps them apart.
+        """
+        latents = F.normalize(latents.float(), dim=-1).flatten(0, 1)
+        with torch.autocast(latents.device.type, enabled=False):
+            similarity = latents @ F.normalize(self.weight.float(), dim=-1).T  # (B N, K)
+            logarithms = (2 * similarity / TEMPERATURE).log_softmax(-1)
+        probabilities = logarithms.exp()
+        own = -(probabilities * logarithms).sum(-1).mean()
+        return own - torch.special.entr(probabilities.mean(0)).sum()
 
     @property
     def codes(self) -> Float[Tensor, "size codebook_dim"]:

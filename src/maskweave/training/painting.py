@@ -36,6 +36,8 @@ class PaintingLoss:
     """Weight of LPIPS beside the mean absolute error; 0 needs no LPIPS weights."""
     codebook: float = 0.5
     """Weight of the codebook and commitment losses, where the codebook learns."""
+    entropy: float = 0.0
+    """Weight of the entropy loss of the codes, where the codebook learns."""
     known: float = 0.1
     """Weight of the mean pixel error outside the hole, beside 1 in it."""
     adversarial: float = 0.1
@@ -45,7 +47,7 @@ class PaintingLoss:
 
     def __post_init__(self) -> None:
         """Refuse negative weights and shares beyond 1."""
-        weights = (self.perceptual, self.codebook, self.known, self.adversarial)
+        weights = (self.perceptual, self.codebook, self.entropy, self.known, self.adversarial)
         if not (all(0 <= w < math.inf for w in weights) and 0 <= self.adversarial_start <= 1):
             raise MaskweaveError(f"loss settings out of range: {self}")
 

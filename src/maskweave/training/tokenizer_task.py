@@ -96,7 +96,10 @@ class TokenizerTask:
                 images[rows], hole[rows], part, unknown[rows]
             )
             outputs.append(output)
-            return output.images, self.recipe.loss.codebook * output.codebook_loss
+            own = self.recipe.loss.codebook * output.codebook_loss
+            if self.recipe.loss.entropy:
+                own = own + self.recipe.loss.entropy * vqgan.codebook.entropy_loss(output.latents)
+            return output.images, own
 
         scalars = self.painting.step(images, hole, paint, step)
         self.ema.update_parameters(vqgan)
