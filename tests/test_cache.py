@@ -219,18 +219,6 @@ def test_a_damaged_cache_is_made_anew(file: str, left: float, photos: Path, tmp_
         assert np.array_equal(found, wanted)
 
 
-def test_what_a_kill_left_half_written_is_removed_later(photos: Path, tmp_path: Path) -> None:
-    cached_images(photos, 16, tmp_path / "cache")
-    (data,) = (tmp_path / "cache").glob("images-*.bin")
-    old, new = (data.with_name(f".{data.name}.{pid}.unfinished") for pid in (1, 2))
-    for left in (old, new):
-        left.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    data.unlink()
-    cached_images(photos, 16, tmp_path / "cache")
-    assert not old.exists() and new.exists()  # the new one may be another process's
-
-
 # Photos
 
 

@@ -1,13 +1,14 @@
 """Files that appear under their names only when whole, and where to keep them."""
 
-import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,12 @@ def unfinished(file: Path) -> Generator[Path]:
     MaskweaveError
         If it cannot be written.
     """
-    # Processes that make the same file at once each write their own.
-    path = file.with_name(f".{file.name}.{os.getpid()}.unfinished")
+    # Whoever makes the same file at once, on any machine, writes a file of their own. Its name is
+    # short, as that of the file may be as long as a disk allows.
+    path = file.with_name(f".{secrets.token_hex(8)}.unfinished")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        for left in file.parent.glob(f".{glob.escape(file.name)}.*.unfinished"):
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                left.unlink()
+        _clear_abandoned(file.parent)
         yield path
         with path.open("r+b") as content:
             os.fsync(content.fileno())  # or the name could outlive a power cut without the content
@@ -86,6 +86,15 @@ def unfinished(file: Path) -> Generator[Path]:
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+@cache
+def _clear_abandoned(directory: Path) -> None:
+    """Remove what kills have left, once in a process: a folder may hold millions of files."""
+    for left in directory.glob(f".{'?' * 16}.unfinished"):
+        with suppress(FileNotFoundError):  # another process may have finished or removed it
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                left.unlink()
 
 
 def check_room(directory: Path, needed: int) -> None:
