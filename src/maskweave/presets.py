@@ -117,6 +117,27 @@ TRANSFORMERS = {
         optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.05, warmup=200, decay=0.4),
         run=RunConfig(steps=5300, batch_size=16, save_every=300),
     ),
+    # The transformer for it, tokenised as it is drawn. See recipes/photos.sh.
+    # maskweave train transformer --preset photos --data DIR --tokenizer RUN --output MODEL
+    "photos": TransformerRecipe(
+        model=TransformerConfig(
+            dim=384,
+            depth=8,
+            heads=6,
+            mlp_dim=1024,
+            pre_norm=True,
+            rms_norm=True,
+            swiglu=True,
+            rotary=True,
+            qk_norm=True,
+            attention_dropout=0.0,
+            patch_size=8,
+        ),
+        examples=PHOTOS,
+        masking=MaskingConfig(unmasked_weight=0.1, label_smoothing=0.0, views=0),
+        optimiser=OptimiserConfig(learning_rate=8e-4, weight_decay=0.05, warmup=300),
+        run=RunConfig(steps=8000, batch_size=16, save_every=250),
+    ),
     # The transformer for it: 1.3 images/s on two CPU cores beside other work.
     # maskweave train transformer --preset folder128 --data DIR --tokenizer RUN --output MODEL
     "folder128": TransformerRecipe(
@@ -166,5 +187,17 @@ DECODERS = {
         loss=PaintingLoss(adversarial_start=0.4),
         optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99), decay=0.5),
         run=RunConfig(steps=3200, batch_size=16, save_every=320),
+    ),
+    # The decoder for it, mostly on expected codes, which it is used with. See recipes/photos.sh.
+    # maskweave train decoder --preset photos --data DIR --model MODEL --output MODEL2
+    "photos": DecoderRecipe(
+        filled=0.9,
+        expected=0.7,
+        fill_steps=4,
+        token_temperature=0.5,
+        examples=PHOTOS,
+        loss=PaintingLoss(adversarial_start=0.1),
+        optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99), warmup=200, decay=0.4),
+        run=RunConfig(steps=10_000, batch_size=16, save_every=250),
     ),
 }

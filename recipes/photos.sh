@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Trains the model `photos` from a folder of photos: all three stages, one after the other.
+#
+#   recipes/photos.sh PHOTOS VALIDATION RUNS
+#
+# The same command goes on where it was stopped. LPIPS needs torchvision's SqueezeNet weights, which
+# are downloaded once or found in TORCH_HOME.
+set -euo pipefail
+photos=$1 validation=$2 runs=$3
+
+train() {
+    local stage=$1
+    shift
+    maskweave train "$stage" --preset photos --data "$photos" --validation "$validation" "$@"
+}
+
+train tokenizer --output "$runs/1-tokenizer"
+train transformer --tokenizer "$runs/1-tokenizer" --output "$runs/2-transformer"
+train decoder --model "$runs/2-transformer" --output "$runs/3-decoder"
+echo "$runs/3-decoder is the model: maskweave inpaint --model $runs/3-decoder ..."
