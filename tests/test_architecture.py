@@ -15,7 +15,7 @@ LAYERS = [
     {"schedules", "orders", "holes", "images", "legacy"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
-    {"fill", "windows", "crops"},
+    {"fill", "levels", "windows", "crops"},
     {"walk"},
     {"batches"},
     {"pipeline"},
