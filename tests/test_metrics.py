@@ -14,6 +14,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import get_model
 
 from maskweave.errors import MaskweaveError
+from maskweave.evaluation import metrics
 from maskweave.evaluation.baselines import frequency_selective, navier_stokes, pasted
 from maskweave.evaluation.benchmark import BASELINES
 from maskweave.evaluation.evaluate import Meter
@@ -337,3 +338,21 @@ def test_pasting_takes_the_hole_of_one_and_the_rest_of_the_other(rng: np.random.
     result = pasted(painted, image, hole)
     assert np.array_equal(result[hole], painted[hole])
     assert np.array_equal(result[~hole], image[~hole])
+
+
+def test_lpips_looks_at_fewer_large_images_together(rng: np.random.Generator) -> None:
+    looked_at: list[tuple[int, int]] = []
+
+    class Distance(torch.nn.Linear):
+        def forward(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+            looked_at.append((len(one), one[:, 0].numel()))
+            return (one - other).abs().mean((1, 2, 3))
+
+    sizes = [(64, 64)] * 5 + [(1024, 700)] * 3 + [(64, 64)]
+    images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
+    distances = metrics.lpips_distances(
+        images, images[:4] + images[3:4] + images[5:], Distance(1, 1)
+    )
+    assert [number for number, _ in looked_at] == [5, 1, 1, 1, 1]
+    assert max(pixels for _, pixels in looked_at) <= metrics.PIXELS
+    assert (distances > 0).tolist() == [False] * 4 + [True] + [False] * 4

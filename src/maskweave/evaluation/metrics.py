@@ -21,6 +21,9 @@ EXACT = 100.0
 BAND = 4
 """Half-width of the band along the border of the hole, in pixels."""
 
+PIXELS = 1 << 20
+"""Pixels that LPIPS's network looks at together, in images of one size: features take memory."""
+
 SMALLEST_SIDE = 32
 """Below it, in pixels, the networks and SSIM's window have nothing to look at."""
 
@@ -95,12 +98,14 @@ def lpips_distances(
     device = next(network.parameters()).device
     distances: list[np.ndarray] = []
     pairs = zip(results, truth, strict=True)
-    for _, group in groupby(pairs, key=lambda pair: pair[0].shape):
-        one, other = (
-            to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
-            for images in zip(*group, strict=True)
-        )
-        distances.append(network(one, other).flatten().cpu().numpy())
+    for shape, group in groupby(pairs, key=lambda pair: pair[0].shape):
+        alike, at_once = list(group), max(1, PIXELS // (shape[0] * shape[1]))
+        for start in range(0, len(alike), at_once):
+            one, other = (
+                to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
+                for images in zip(*alike[start : start + at_once], strict=True)
+            )
+            distances.append(network(one, other).flatten().cpu().numpy())
     return np.concatenate(distances)
 
 
