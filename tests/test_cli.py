@@ -262,6 +262,23 @@ def test_holes_refuses(options: tuple[str, ...], message: str, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_holes_for_images_have_their_sizes_and_names(tmp_path: Path) -> None:
+    sizes = {"wide": (90, 40), "high": (33, 70), "square": (50, 50)}
+    for name, size in sizes.items():
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", size).save(tmp_path / "photos" / f"{name}.jpg")
+    for folder in ("one", "same"):
+        assert run(
+            "holes", "--output", tmp_path / folder, "--kind", "scratch",
+            "--images", tmp_path / "photos", "--seed", 3,
+        ).exit_code == 0  # fmt: skip
+    for name, size in sizes.items():
+        mask, same = (Image.open(tmp_path / f / f"{name}.png") for f in ("one", "same"))
+        assert mask.size == size
+        assert mask.tobytes() == same.tobytes()
+        assert 0 < np.array(mask).mean() < 128
+
+
 def test_holes_are_not_overwritten(tmp_path: Path) -> None:
     assert run("holes", "--output", tmp_path, "--number", 1).exit_code == 0
     fails(run("holes", "--output", tmp_path, "--number", 2), "exists; --overwrite replaces it")
