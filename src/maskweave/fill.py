@@ -1,7 +1,6 @@
 """A batch of holes at the model's size: encode once, decode tokens step by step, paint.
 
-No geometry: images of any size become such batches in ``pipeline``. The web page, clusters and
-exported graphs build on this file too.
+This file knows no geometry: images of any size become such batches in ``batches``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ class Fill(NamedTuple):
     step: Step
     """Tokens, and which of them stay masked."""
     images: Float[Tensor, "batch 3 height width"] | None
-    """Painted from all tokens as predicted so far, in [-1, 1]; None where no picture is wanted."""
+    """Pictures from all tokens as predicted so far, in [-1, 1]; None where none are wanted."""
 
 
 def fill_batch(

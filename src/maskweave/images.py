@@ -47,7 +47,7 @@ class Picture(NamedTuple):
     """An image and, if it has an alpha channel, where it is transparent."""
 
     pixels: Pixels
-    """RGB."""
+    """Pixels in RGB."""
     transparent: Hole | None
     """Alpha below 128; None without an alpha channel."""
     profile: bytes | None
@@ -120,7 +120,7 @@ def write_image(pixels: np.ndarray, file: Path, profile: bytes | None = None) ->
     pixels : numpy.ndarray
         uint8, (height, width, 3) or, for grey, (height, width).
     file : Path
-        Where to write.
+        Name of the file.
     profile : bytes, optional
         ICC colour profile.
 

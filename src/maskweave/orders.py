@@ -17,7 +17,7 @@ class Prediction(NamedTuple):
     """The tokens predicted in a step, row by row."""
 
     log_probability: Float[Tensor, "wanted"]
-    """Of the token that was chosen, at temperature 1."""
+    """Log-probability of the token that was chosen, at temperature 1."""
     uniform: Float[Tensor, "wanted"]
     """Noise in (0, 1), drawn for this position of this image in this step."""
     position: Int[Tensor, "wanted"]

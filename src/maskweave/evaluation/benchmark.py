@@ -59,7 +59,7 @@ class Method(NamedTuple):
 
     name: str
     fills: dict[str, Fill]
-    """By the folder that its pictures go to: one for each seed."""
+    """Functions that fill, by the folder that their pictures go to: one for each seed."""
     repaints: bool = False
     """It paints known pixels too: what it paints there is measured in a line of its own."""
 
@@ -69,10 +69,10 @@ class Row(NamedTuple):
 
     name: str
     folders: list[Path]
-    """Of filled images, one for each seed, below the benchmark's folder."""
+    """Folders of filled images, one for each seed, below the benchmark's folder."""
     evaluation: Evaluation
     lpips: Float[np.ndarray, "images"]
-    """Of every image, in the order of the stems: the mean over the seeds."""
+    """LPIPS of every image, in the order of the stems: the mean over the seeds."""
 
 
 class Benchmark:
@@ -87,7 +87,7 @@ class Benchmark:
     meter : Meter
         The networks behind the figures.
     directory : Path
-        Where everything is written. A benchmark of the same model on the same examples goes on.
+        Folder for all that is written. A benchmark of the same model on the same examples goes on.
 
     Raises
     ------

@@ -42,7 +42,7 @@ class Scores(NamedTuple):
     """What was measured of each image."""
 
     figures: dict[str, Float[np.ndarray, "images"]]
-    """By name: ``lpips`` and those of ``metrics.SOURCES``; NaN where undefined."""
+    """Figures by name: ``lpips`` and those of ``metrics.SOURCES``; NaN where undefined."""
     features: Float[np.ndarray, "images features"] | None
     """Inception features of the results; None without Inception."""
     hole_shares: Float[np.ndarray, "images"]
@@ -59,7 +59,7 @@ class Measurement:
     spread_of: str
     """What ``spread`` is; empty without one."""
     n: int
-    """Images behind it."""
+    """Number of the images behind it."""
     source: str
     """Library, version, settings and hash of the weights."""
 
@@ -68,10 +68,13 @@ class Bucket(NamedTuple):
     """Images whose hole covers a share of them within a range."""
 
     low: float
+    """Least share."""
     high: float
+    """Share that is not reached, unless it is 1."""
     n: int
+    """Number of the images."""
     means: dict[str, float]
-    """Over these images; of the greatest changes the greatest."""
+    """Means of the figures over these images; of the greatest changes the greatest."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,13 @@ class Evaluation:
     """All figures of a set of results."""
 
     n: int
-    """Images."""
+    """Number of the images."""
     runs: int
     """How often each was filled: with so many seeds, or so many samples."""
     figures: dict[str, Measurement]
-    """By name, FID and KID first; without Inception there are none of these."""
+    """Figures by name, FID and KID first; without Inception there are none of these."""
     buckets: list[Bucket]
-    """By the hole's share of the image."""
+    """Means by the hole's share of the image."""
     notes: tuple[str, ...] = ()
     """What has to be known before the figures are compared with others."""
 
@@ -118,7 +121,7 @@ class Meter:
     lpips : {"squeeze", "alex", "vgg"}
         Network of LPIPS.
     device : str
-        Where the networks run.
+        Device on which the networks run.
     """
 
     def __init__(

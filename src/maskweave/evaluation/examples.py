@@ -20,9 +20,11 @@ class Batch(NamedTuple):
     """Some of the examples, in memory."""
 
     stems: list[str]
+    """Names of the images without suffix."""
     images: list[Pixels]
-    """The truth."""
+    """True images."""
     holes: list[Hole]
+    """Their holes."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,11 @@ class Examples:
     """True images and their holes, paired by stem and read when they are needed."""
 
     truth: dict[str, Path]
+    """True images by their stems."""
     masks: dict[str, Path]
+    """Masks by the same stems, and perhaps others."""
     invert_mask: bool = False
+    """Whether black is the hole."""
 
     def __len__(self) -> int:
         """Return their number."""
@@ -115,8 +120,8 @@ def read_runs(directory: Path, truth: dict[str, Path]) -> list[dict[str, Path]]:
     Parameters
     ----------
     directory : Path
-        Has one result for each true image, of the same stem, or samples 1 to N of each, named
-        ``STEM_1`` to ``STEM_N`` as ``maskweave inpaint --num-samples N`` writes them.
+        Folder with one result for each true image, of the same stem, or samples 1 to N of each,
+        named ``STEM_1`` to ``STEM_N`` as ``maskweave inpaint --num-samples N`` writes them.
     truth : dict
         True images by their stems.
 

@@ -58,7 +58,7 @@ class Section:
     text: str
     """Markdown; what users name has to go through ``markdown.plain``."""
     pictures: tuple[tuple[str, Figure], ...] = ()
-    """Below the text, each with its name, which becomes the stem of its file."""
+    """Figures below the text, each with its name, which becomes the stem of its file."""
 
 
 def write_report(directory: Path, title: str, sections: Sequence[Section]) -> None:
@@ -74,7 +74,7 @@ def write_report(directory: Path, title: str, sections: Sequence[Section]) -> No
     title : str
         Title of the report, in plain text.
     sections : Sequence[Section]
-        In reading order.
+        Parts of the report, in reading order.
 
     Raises
     ------

@@ -102,7 +102,7 @@ def curves(
     Parameters
     ----------
     values : Mapping
-        For each schedule, the figure for every seed at t = 1 .. T.
+        The figure for every seed at t = 1 .. T, by the name of the schedule.
     ylabel : str
         Name of the figure of merit.
     best : tuple, optional
@@ -173,9 +173,9 @@ def confidence_map(
     image : numpy.ndarray
         The filled image.
     probability : numpy.ndarray
-        That each token had when it was kept, in [0, 1]; NaN where the token was known.
+        Probability that each token had when it was kept, in [0, 1]; NaN where the token was known.
     step : numpy.ndarray
-        In which each token was kept, from 1; NaN where the token was known.
+        Step in which each token was kept, from 1; NaN where the token was known.
     """
     last = int(np.nanmax(step, initial=1))
     figure = Figure((10, 3.05), dpi=DPI, layout="constrained")
@@ -193,7 +193,7 @@ def losses(runs: Mapping[str, Mapping[str, Float[np.ndarray, "points 2"]]]) -> F
     Parameters
     ----------
     runs : Mapping
-        For each run, its curves by tag, as ``read_scalars`` returns them. All but those whose tag
+        Curves of each run by tag, as ``read_scalars`` returns them. All but those whose tag
         begins with "validation" are noisy: they are drawn pale, behind their running mean.
     """
     columns = min(2, len(runs))

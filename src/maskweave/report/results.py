@@ -15,11 +15,11 @@ class Results(NamedTuple):
     """What a benchmark found."""
 
     rows: list[Row]
-    """On all examples: other real images if there are any, floors, baselines, the model."""
+    """Lines of the table: other real images if there are any, floors, baselines and the model."""
     default: Row
     """The one of them that is the model with its default settings."""
     trajectories: list[Trajectory]
-    """On some of them: the sweep; empty without one."""
+    """The sweep, on some of the examples; empty without one."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain types."""
@@ -53,7 +53,7 @@ def run(
     Parameters
     ----------
     benchmark : Benchmark
-        With the model and the examples.
+        The model and the examples.
     name : str
         Name of the model.
     seeds : int

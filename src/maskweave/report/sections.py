@@ -42,7 +42,7 @@ def write_benchmark_report(
     Parameters
     ----------
     benchmark : Benchmark
-        With the pipeline, which fills a few more holes for pictures of single steps.
+        The benchmark, whose pipeline fills a few more holes for pictures of single steps.
     results : Results
         What it found.
     model : str

@@ -38,7 +38,7 @@ class Grid:
     token_temperatures: tuple[float, ...] = (1.0,)
     """Temperatures at which tokens are sampled."""
     images: int = 100
-    """So many of the examples, spread evenly over all."""
+    """Number of the examples that it is over, spread evenly over all."""
 
     def settings(self, defaults: DecodeSettings) -> list[DecodeSettings]:
         """Return all combinations, sampled; what the grid does not name is as in ``defaults``."""
@@ -62,14 +62,15 @@ class Trajectory(NamedTuple):
     """One combination of the sweep."""
 
     settings: DecodeSettings
+    """How the model decodes, with ``stop_after`` equal to ``steps``."""
     n: int
-    """Images behind each figure."""
+    """Number of the images behind each figure."""
     figures: dict[str, Float[np.ndarray, "seeds steps"]]
-    """For t = 1 .. T: ``fid``, if there is Inception, and those of ``SWEPT``."""
+    """Figures for t = 1 .. T: ``fid``, if there is Inception, and those of ``SWEPT``."""
 
     @property
     def seeds(self) -> int:
-        """Their number."""
+        """Number of the seeds."""
         return len(self.figures[self.merit])
 
     @property

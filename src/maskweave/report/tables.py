@@ -27,7 +27,7 @@ class Table:
     head: tuple[str, ...]
     """Names of the columns."""
     rows: tuple[tuple[str, ...], ...]
-    """Each as long as the head."""
+    """Cells, in rows as long as the head."""
 
 
 def methods_table(

@@ -92,7 +92,7 @@ class Codebook(nn.Module):
         latents, tokens : Tensor
             Encoder outputs and their tokens, of all processes together.
         generator : torch.Generator
-            On the CPU, in the same state in every process.
+            Source of randomness, on the CPU, in the same state in every process.
         decay : float
             Decay of the running usage, in [0, 1).
         dead_below : float

@@ -27,9 +27,9 @@ class ReferenceConfig:
     encoder_channels: tuple[int, ...]
     """Widths, multiples of 32: of the first convolution and of what each layer puts out."""
     decoder: tuple[Layer, ...]
-    """As ``encoder``, with as many ``up`` as there are ``down`` there."""
+    """Layers of the decoder, likewise, with as many ``up`` as there are ``down`` in ``encoder``."""
     decoder_channels: tuple[int, ...]
-    """As ``encoder_channels``."""
+    """Widths of the decoder, as in ``encoder_channels``."""
     image_size: int = 64
     """Side of the square images, in pixels."""
     codebook_size: int = 1024
