@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from typer.testing import CliRunner
 
 from conftest import batch_of
+from maskweave.cli.main import app
 from maskweave.data.augment import flip_and_shift, view
 from maskweave.data.sampler import Draw, StepSampler
 from maskweave.errors import MaskweaveError
@@ -355,6 +357,91 @@ def test_a_transformer_run_does_not_go_on_with_another_tokenizer(
     save_file(changed, tokenizer / "model.safetensors")
     with pytest.raises(MaskweaveError, match="another recipe"):
         train_transformer(short, photos, tokenizer, tmp_path / "run")
+
+
+# --- runs that start from a model's weights
+
+
+def parameters(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(run / f"checkpoints/step_{step:08d}/model.safetensors")
+
+
+def test_a_tokenizer_run_starts_from_the_weights_it_is_given_and_moves_no_code(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    still = override(TOKENIZER, ["run.steps=1", "optimiser.learning_rate=1e-12", "run.seed=7"])
+    given, run = weights(tokenizer_run, "tokenizer"), tmp_path / "run"
+    train_tokenizer(still, photos, run, init=tokenizer_run / "tokenizer")
+    assert_same_weights(given, parameters(run, 0))
+    exported = load_file(run / "checkpoints/step_00000000/tokenizer/model.safetensors")
+    assert_same_weights(given, exported)  # the averaged ones
+    for name, after in weights(run, "tokenizer").items():
+        if "usage" not in name:
+            torch.testing.assert_close(after, given[name], atol=1e-6, rtol=0)
+
+
+def test_a_transformer_run_starts_from_the_weights_it_is_given(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    tokenizer, first = tokenizer_run / "tokenizer", tmp_path / "first"
+    train_transformer(override(TRANSFORMER, ["run.steps=1"]), photos, tokenizer, first)
+    run, given = tmp_path / "run", weights(first, "transformer")
+    seeded = override(TRANSFORMER, ["run.seed=7", "run.save_every=6"])
+    train_transformer(seeded, photos, tokenizer, run, init=first / "transformer")
+    assert_same_weights(given, parameters(run, 0))
+    exported = load_file(run / "checkpoints/step_00000000/transformer/model.safetensors")
+    assert_same_weights(given, exported)
+    assert not torch.equal(given["position_embedding"], parameters(run, 6)["position_embedding"])
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_a_run_from_given_weights_is_resumed_exactly_and_from_no_others(
+    stage: str, photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    def train(run: Path, init: Path | None, seed: int = 0) -> None:
+        settings = [f"run.seed={seed}"]
+        if stage == "tokenizer":
+            train_tokenizer(override(TOKENIZER, settings), photos, run, init=init)
+        else:
+            recipe = override(TRANSFORMER, settings)
+            train_transformer(recipe, photos, tokenizer_run / "tokenizer", run, init=init)
+
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    train(tmp_path / "a", None, seed=1)
+    train(tmp_path / "b", None, seed=2)
+    train(whole, tmp_path / "a" / stage)
+    stop_at_half(whole, half)
+    for other in (None, tmp_path / "b" / stage):
+        with pytest.raises(MaskweaveError, match=r"another recipe .*not the same init\)"):
+            train(half, other)
+    train(half, tmp_path / "a" / stage)
+    assert_same_weights(weights(whole, stage), weights(half, stage))
+    assert "init" not in json.loads((tmp_path / "a/recipe.json").read_text())
+    with pytest.raises(MaskweaveError, match=r"another recipe .*not the same init\)"):
+        train(tmp_path / "a", tmp_path / "b" / stage, seed=1)
+
+
+def test_weights_of_other_sizes_are_refused_in_one_line_that_says_what_would_fit(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    wider = override(TOKENIZER, ["model.channels=8,8,24", "model.smooth=true"])
+    its_own = r"\A[^\n]*would with model\.channels=8,8,16, model\.smooth=false\Z"
+    with pytest.raises(MaskweaveError, match=its_own):
+        train_tokenizer(wider, photos, tmp_path / "run", init=tokenizer_run / "tokenizer")
+    tokenizer, first = tokenizer_run / "tokenizer", tmp_path / "first"
+    short = override(TRANSFORMER, ["run.steps=1"])
+    train_transformer(short, photos, tokenizer, first)
+    deeper = override(short, ["model.depth=2"])
+    with pytest.raises(MaskweaveError, match=r"would with model\.depth=1\Z"):
+        train_transformer(deeper, photos, tokenizer, tmp_path / "run", init=first / "transformer")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_starts_from_the_component_of_a_model(photos: Path, tmp_path: Path) -> None:
+    command = ["train", "tokenizer", "--data", str(photos), "--output", str(tmp_path / "run")]
+    result = CliRunner().invoke(app, [*command, "--init", "cats64"])
+    assert "cats64/tokenizer does not fit the recipe" in result.stderr
+    assert "would with model.decoder_blocks=6" in result.stderr  # stage 3 added three
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ Output = Annotated[Path, typer.Option(help="The run's folder; a run in it goes o
 Validation = Annotated[Path | None, typer.Option(help="Folder of images for samples and figures.")]
 Preset = Annotated[str, typer.Option(help="Name of a recipe.")]
 Cache = Annotated[Path | None, typer.Option(help="Where prepared images and tokens are kept.")]
+Init = Annotated[
+    str | None, typer.Option(help="Model to start from: a run, model folder or model name.")
+]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as in run.steps=1000; repeatable.")
 ]
@@ -25,6 +28,12 @@ def _recipe(presets: dict[str, Recipe], name: str, assignments: list[str] | None
     return override(pick(presets, name), assignments or [])
 
 
+def _component(model: str | None, name: str) -> Path | None:
+    from maskweave.checkpoint import resolve
+
+    return None if model is None else resolve(model) / name
+
+
 @train_app.command()
 def tokenizer(
     data: Data,
@@ -33,12 +42,14 @@ def tokenizer(
     preset: Preset = "cats64",
     set_: Set = None,
     cache: Cache = None,
+    init: Init = None,
 ) -> None:
     """Stage 1: train the tokenizer."""
     from maskweave.presets import TOKENIZERS
     from maskweave.training.train import train_tokenizer
 
-    train_tokenizer(_recipe(TOKENIZERS, preset, set_), data, output, validation, cache)
+    start = _component(init, "tokenizer")
+    train_tokenizer(_recipe(TOKENIZERS, preset, set_), data, output, validation, cache, start)
 
 
 @train_app.command()
@@ -50,6 +61,7 @@ def transformer(
     preset: Preset = "cats64",
     set_: Set = None,
     cache: Cache = None,
+    init: Init = None,
 ) -> None:
     """Stage 2: train the transformer on the tokens of a tokenizer."""
     from maskweave.checkpoint import resolve
@@ -63,6 +75,7 @@ def transformer(
         output,
         validation,
         cache,
+        _component(init, "transformer"),
     )
 
 

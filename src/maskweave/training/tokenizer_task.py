@@ -54,7 +54,10 @@ class TokenizerRecipe:
 
 
 class TokenizerTask:
-    """Trains a VQGAN and its discriminator, each with its own optimiser."""
+    """Trains a VQGAN and its discriminator, each with its own optimiser.
+
+    ``start`` is a VQGAN to go on with, whose codes stay where they are; else all begins at random.
+    """
 
     def __init__(
         self,
@@ -62,9 +65,11 @@ class TokenizerTask:
         validation: UInt8[Tensor, "batch 3 size size"],
         accelerator: Accelerator,
         course: Course,
+        start: VQGAN | None = None,
     ) -> None:
         self.recipe, self.model, self.accelerator = recipe, recipe.model, accelerator
-        vqgan = VQGAN(recipe.model).to(memory_format=torch.channels_last)
+        self.at_random = start is None
+        vqgan = (start or VQGAN(recipe.model)).train().to(memory_format=torch.channels_last)
         self.ema = averaged(vqgan, recipe.optimiser.ema, accelerator)
         self.learner = Learner(vqgan, recipe.optimiser, course, accelerator)
         self.painting = Painting(
@@ -84,7 +89,7 @@ class TokenizerTask:
         unknown = (draws < self.recipe.unknown).to(images.device)
         vqgan: VQGAN = self.learner.module  # type: ignore[assignment]
         seed = torch.Generator().manual_seed(step)  # the same in every process
-        if step == 0 < self.revived:
+        if self.at_random and step == 0 < self.revived:
             with torch.no_grad():
                 latents = self.accelerator.gather(vqgan.encoder(images))
             vqgan.codebook.revive_all(latents, seed)  # type: ignore[arg-type]

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
-from maskweave.checkpoint import identity, load_tokenizer
+from maskweave.checkpoint import identity, load_tokenizer, load_transformer
 from maskweave.data.augment import to_unit_range
 from maskweave.data.cache import cached_tokens
 from maskweave.errors import MaskweaveError
@@ -113,6 +114,7 @@ def train_tokenizer(
     output: Path,
     validation: Path | None = None,
     cache: Path | None = None,
+    init: Path | None = None,
 ) -> None:
     """Train stage 1 on a set of images; ``output/tokenizer`` is what it makes.
 
@@ -129,16 +131,20 @@ def train_tokenizer(
         out, chosen by the hash of each file.
     cache : Path, optional
         Where images are kept ready for training; by default in the user's cache folder.
+    init : Path, optional
+        Folder of a tokenizer component of the recipe's sizes, from whose weights the run starts.
 
     Raises
     ------
     MaskweaveError
         If a folder has no images, too few or too many broken ones, ``output`` lies in one of them
-        or holds a model or a run of another recipe, or a disk is full.
+        or holds a model or a run of another recipe, ``init`` is of other sizes, or a disk is full.
     """
+    start: VQGAN | None = load_tokenizer(init) if init else None  # type: ignore[assignment]
+    made_of = asdict(recipe) | _started_from(start, recipe.model, init)
     folders = _Folders(data, output, validation, cache)
-    stage = _Stage(asdict(recipe), recipe.run, recipe.examples, folders, recipe.model.image_size)
-    task = TokenizerTask(recipe, stage.data.validation, stage.accelerator, stage.course)
+    stage = _Stage(made_of, recipe.run, recipe.examples, folders, recipe.model.image_size)
+    task = TokenizerTask(recipe, stage.data.validation, stage.accelerator, stage.course, start)
     stage.fit(task)
 
 
@@ -149,13 +155,14 @@ def train_transformer(
     output: Path,
     validation: Path | None = None,
     cache: Path | None = None,
+    init: Path | None = None,
 ) -> None:
     """Train stage 2 on a set of images; ``output`` becomes a model that the pipeline loads.
 
     ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
     is taken, and the patch if the transformer sees one; the images are tokenised once, into
-    ``cache``. The rest is as in ``train_tokenizer``, but that a run on another tokenizer is refused
-    as well.
+    ``cache``. ``init`` is the folder of a transformer component. The rest is as in
+    ``train_tokenizer``, but that a run on another tokenizer is refused as well.
     """
     vqgan = load_tokenizer(tokenizer)
     model = replace(
@@ -166,11 +173,12 @@ def train_transformer(
         guided=vqgan.guided and recipe.model.patch_size > 0,
     )
     recipe = replace(recipe, model=model)
-    made_of = asdict(recipe) | {"tokenizer": identity(vqgan)}
+    start = load_transformer(init) if init else None
+    made_of = asdict(recipe) | {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
     folders = _Folders(data, output, validation, cache)
     stage = _Stage(made_of, recipe.run, recipe.examples, folders, vqgan.image_size[0])
     found, accelerator = stage.data, stage.accelerator
-    task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course)
+    task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course, start)
     tokens = None
     if recipe.masking.views:
         with accelerator.local_main_process_first():
@@ -215,6 +223,29 @@ def train_decoder(
     stage.write_card("decoder", pipeline.tokenizer)
 
 
+def _started_from(start: nn.Module | None, config: Any, init: Path | None) -> dict[str, str]:
+    """Return what a run is made of besides its recipe: the weights that it starts from, if any.
+
+    Raises
+    ------
+    MaskweaveError
+        If these are of another config than the recipe's model.
+    """
+    if start is None:
+        return {}
+    wanted, found = (asdict(each) for each in (config, start.config))  # type: ignore[call-overload]
+    if differing := _differing(found, wanted):
+        its_own = ", ".join(
+            f"model.{name}={_as_override(found[name])}" for name in differing if name in found
+        )
+        raise MaskweaveError(f"{init} does not fit the recipe, but would with {its_own}")
+    return {"init": identity(start)}
+
+
+def _as_override(value: Any) -> str:
+    return str(value).strip("()").replace(" ", "").lower()
+
+
 @torch.no_grad()
 def _encode(tokenizer: Tokenizer, images: np.ndarray, device: torch.device) -> np.ndarray:
     squares = to_unit_range(torch.from_numpy(images).to(device))
@@ -235,7 +266,7 @@ def _refuse_other(output: Path, recipe: dict[str, Any]) -> None:
         found = read_json(file)
         found["run"] = found.get("run", {}) | {n: recipe["run"][n] for n in HARMLESS}
         # Through JSON and back, so that tuples compare equal to the lists of the file.
-        if differing := _differing(found, json.loads(json.dumps(recipe))):
+        if differing := _differing(found, {"init": None} | json.loads(json.dumps(recipe))):
             raise MaskweaveError(
                 f"{output} holds a run of another recipe ({file}: not the same "
                 f"{', '.join(differing)}); name a new folder"

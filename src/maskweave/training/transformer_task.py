@@ -90,7 +90,10 @@ class TransformerRecipe:
 
 
 class TransformerTask:
-    """Trains a bidirectional transformer on the tokens of a frozen tokenizer."""
+    """Trains a bidirectional transformer on the tokens of a frozen tokenizer.
+
+    ``start`` is a transformer to go on with; else the weights are random at first.
+    """
 
     def __init__(
         self,
@@ -99,11 +102,12 @@ class TransformerTask:
         validation: UInt8[Tensor, "batch 3 size size"],
         accelerator: Accelerator,
         course: Course,
+        start: BidirectionalTransformer | None = None,
     ) -> None:
         self.model, self.masking, self.accelerator = recipe.model, recipe.masking, accelerator
         recipe.examples.check(tokenizer.image_size[0], self.model.guided)
         self.tokenizer = tokenizer.to(accelerator.device).eval().requires_grad_(False)
-        transformer = BidirectionalTransformer(self.model)
+        transformer = (start or BidirectionalTransformer(self.model)).train()
         self.ema = averaged(transformer, recipe.optimiser.ema, accelerator)
         if recipe.run.compile:
             transformer.compile()
