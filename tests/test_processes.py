@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from maskweave.errors import MaskweaveError
+from maskweave.holes import KINDS
 from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training.decoder_task import DecoderRecipe
 from maskweave.training.examples import ExamplesConfig
@@ -145,7 +146,7 @@ def test_each_validation_image_is_seen_by_one_process_in_the_same_hole(processes
         accelerator = SimpleNamespace(
             process_index=process, num_processes=processes, device=torch.device("cpu")
         )
-        return list(Validation(images, accelerator))  # type: ignore[arg-type]
+        return list(Validation(images, KINDS, accelerator))  # type: ignore[arg-type]
 
     (whole,) = chunks(0, 1)
     shares = [chunks(process, processes) for process in range(processes)]
@@ -161,7 +162,7 @@ def test_each_validation_image_is_seen_by_one_process_in_the_same_hole(processes
 @pytest.mark.parametrize(("size", "at_once"), [(64, 32), (128, 8), (256, 2), (512, 1)])
 def test_few_large_images_are_looked_at_together(size: int, at_once: int) -> None:
     images = torch.zeros(33, 3, size, size, dtype=torch.uint8)
-    validation = Validation(images, Accelerator(cpu=True))
+    validation = Validation(images, KINDS, Accelerator(cpu=True))
     assert max(len(chunk.images) for chunk in validation) == at_once
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -95,9 +96,9 @@ class ImageShards(Dataset[Photo]):
         shard, first, length = self._find(index)
         try:
             # Threads and forked workers would share the place in a file that they share.
-            file = _open(shard, os.getpid(), threading.get_ident())
-            os.lseek(file.descriptor, first, os.SEEK_SET)
-            return os.read(file.descriptor, length)
+            file = _open(shard, os.getpid(), threading.get_ident()).content
+            file.seek(first)
+            return file.read(length)
         except OSError as error:
             raise MaskweaveError(f"cannot read {shard}: {error.strerror}") from error
 
@@ -149,15 +150,14 @@ def _is_image(member: tarfile.TarInfo) -> bool:
 class _OpenFile:
     """Closes a file when nobody uses it any more."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor = descriptor
+    def __init__(self, content: BinaryIO) -> None:
+        self.content = content
 
     def __del__(self) -> None:
-        os.close(self.descriptor)
+        self.content.close()
 
 
 @lru_cache(OPEN_SHARDS)
-def _open(shard: Path, process: int, thread: int) -> _OpenFile:
+def _open(shard: Path, _process: int, _thread: int) -> _OpenFile:
     """Open a file of one thread's own."""
-    # Windows would else change bytes that look like ends of lines.
-    return _OpenFile(os.open(shard, os.O_RDONLY | getattr(os, "O_BINARY", 0)))
+    return _OpenFile(shard.open("rb"))

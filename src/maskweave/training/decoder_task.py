@@ -92,7 +92,7 @@ class DecoderTask:
         self.ema = averaged(decoder, recipe.optimiser.ema, accelerator)
         self.learner = Learner(decoder, recipe.optimiser, course, accelerator)
         self.painting = Painting(recipe.loss, self.learner, decoder.output.weight, accelerator)
-        self.validation = Validation(validation, accelerator)
+        self.validation = Validation(validation, recipe.examples.validated, accelerator)
         self.validation_codes: dict[range, list[Tensor]] = {}
 
     def step(self, batch: Sequence[Any], step: int) -> Scalars:

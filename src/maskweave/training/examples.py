@@ -22,7 +22,7 @@ from maskweave.data.cache import Images
 from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide, interpolated
-from maskweave.holes import KINDS, check_kinds, draw_holes
+from maskweave.holes import KINDS, PHOTO_KINDS, check_kinds, draw_holes
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class ExamplesConfig:
         check_kinds(self.holes)
         if not all(0 <= share <= 1 for share in (self.whole, self.crop, self.finer)):
             raise MaskweaveError(f"shares of examples are from 0 to 1: {self}")
+
+    @property
+    def validated(self) -> tuple[str, ...]:
+        """Kinds of holes of validation: the same ones for all runs on squares or on photos."""
+        return PHOTO_KINDS if self.crop else KINDS
 
     def check(self, size: int, guided: bool) -> None:
         """Raise MaskweaveError unless a model of this image size can be trained so."""

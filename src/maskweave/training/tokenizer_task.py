@@ -75,7 +75,7 @@ class TokenizerTask:
         self.painting = Painting(
             recipe.loss, self.learner, vqgan.decoder.output.weight, accelerator
         )
-        self.validation = Validation(validation, accelerator)
+        self.validation = Validation(validation, recipe.examples.validated, accelerator)
         # Codes that are moved at the very end would be used before they have learnt.
         learns = vqgan.codebook.weight.requires_grad
         self.revived = (1 - SETTLED) * course.steps if learns else 0

@@ -113,7 +113,7 @@ class TransformerTask:
             transformer.compile()
         self.learner = Learner(transformer, recipe.optimiser, course, accelerator)
         self.mask_token, self.patch_size = self.model.mask_token, tokenizer.patch_size
-        self.validation = Validation(validation, accelerator)
+        self.validation = Validation(validation, recipe.examples.validated, accelerator)
 
     def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the transformer on one batch."""

@@ -1,7 +1,7 @@
 """Validation: the same images and holes in every run, shared among the processes."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from maskweave.data.augment import to_unit_range
-from maskweave.holes import KINDS, draw_holes
+from maskweave.holes import draw_holes
 
 PIXELS = 32 * 64 * 64
 """Pixels of the images that are looked at together: large images are few at a time."""
@@ -43,15 +43,18 @@ class Chunk(NamedTuple):
 
 
 class Validation:
-    """Fixed images with fixed holes of all kinds, of which each process sees a share in chunks."""
+    """Fixed images with fixed holes of some kinds, of which each process sees a share in chunks."""
 
     def __init__(
-        self, images: UInt8[Tensor, "batch 3 size size"], accelerator: Accelerator
+        self,
+        images: UInt8[Tensor, "batch 3 size size"],
+        kinds: Sequence[str],
+        accelerator: Accelerator,
     ) -> None:
         self.images, self.accelerator = images, accelerator
         self.processes = accelerator.num_processes
         size = images.shape[-1]
-        self.holes = draw_holes(KINDS, len(images), size, size, np.random.default_rng(0))
+        self.holes = draw_holes(kinds, len(images), size, size, np.random.default_rng(0))
         self.at_once = max(1, PIXELS // size**2)
 
     def __iter__(self) -> Iterator[Chunk]:
