@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from maskweave.errors import MaskweaveError
-from maskweave.windows import (
-    Window,
-    enlarge_guide,
-    plan_levels,
-    plan_windows,
-    shrink_photo,
-    thickness,
-)
+from maskweave.levels import enlarge_guide, plan_levels, shrink_photo, thickness
+from maskweave.windows import Window, plan_windows
 
 SIDE, MARGIN, CORE = 16, 4, 8
 """Of windows that are small enough to search for counterexamples."""
@@ -145,6 +139,14 @@ def test_a_photo_that_fits_into_a_window_is_one_level_and_one_window(hole: np.nd
         assert np.array_equal(unknown[: hole.shape[0], : hole.shape[1]], hole)
         assert unknown.sum() == hole.sum() + SIDE * SIDE - hole.size
         assert window.cut(photo, 0).sum() == photo.sum()
+
+
+def test_beyond_the_photo_lies_what_is_asked_for() -> None:
+    photo = np.arange(5 * 20).reshape(5, 20)
+    window = Window(slice(0, 8), slice(12, 20), slice(0, 5), slice(14, 18))
+    assert np.array_equal(window.cut(photo, 7)[:5], photo[:, 12:])
+    assert (window.cut(photo, 7)[5:] == 7).all()
+    assert (window.cut(photo, None) == photo[[0, 1, 2, 3, 4, 4, 4, 4], 12:]).all()
 
 
 @given(st.integers(0, 90), st.integers(0, 90), st.integers(1, CORE), st.integers(1, CORE))

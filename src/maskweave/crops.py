@@ -104,6 +104,18 @@ def _shifted(extent: slice, by: int) -> slice:
     return slice(extent.start + by, extent.stop + by)
 
 
+def as_floats(
+    pixels: UInt8[np.ndarray, "height width 3"],
+) -> Float[Tensor, "3 height width"]:
+    """Return pixels as models take them, in [-1, 1]."""
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def as_bytes(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Return what a model painted, in [-1, 1], as pixels."""
+    return _levels(image.float().cpu()).round().astype(np.uint8)
+
+
 def shrink(
     pixels: UInt8[np.ndarray, "height width 3"],
     hole: Bool[np.ndarray, "height width"],
@@ -114,7 +126,7 @@ def shrink(
     A small pixel is hole as soon as hole pixels contribute a thousandth to it, and known colours
     are averaged over known pixels alone.
     """
-    known = torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1
+    known = as_floats(pixels)
     keep = torch.from_numpy(~hole)[None].float()
     if hole.shape != size:
         both = torch.cat([known * keep, keep])[None]
@@ -135,11 +147,15 @@ def enlarge(
     image = painted.float().cpu()
     if image.shape[1:] != hole.shape:
         image = F.interpolate(image[None], (height, width), mode="bicubic", antialias=True)[0]
-    array = ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
+    array = _levels(image)
     scale = max(height, width) / painted.shape[-1]
     if scale > 1:
         array = _feather(array, pixels, hole, radius=round(4 * scale))
     return array.round().clip(0, 255).astype(np.uint8)
+
+
+def _levels(image: Float[Tensor, "3 height width"]) -> Float[np.ndarray, "height width 3"]:
+    return ((image.clamp(-1, 1) + 1) * 127.5).permute(1, 2, 0).numpy()
 
 
 def enlarge_mask(

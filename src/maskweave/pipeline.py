@@ -5,14 +5,13 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
+from maskweave.batches import paint_requests
 from maskweave.checkpoint import (
     as_config,
     load_tokenizer,
@@ -21,18 +20,17 @@ from maskweave.checkpoint import (
     save_component,
     upload,
 )
-from maskweave.crops import Crop, enlarge, enlarge_mask, plan_crops, shrink
 from maskweave.errors import MaskweaveError
-from maskweave.files import write_json
-from maskweave.fill import fill_batch
+from maskweave.files import read_json, write_json
 from maskweave.holes import remark
 from maskweave.images import Hole, Pixels, as_hole, as_list, as_pixels, check_sizes, converted
 from maskweave.legacy import read_defaults
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.progress import progress
-from maskweave.seeds import seed_of
+from maskweave.seeds import draw_seeds
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import BidirectionalTransformer
+from maskweave.walk import Crops, Filling, Walk, Windows, check_framing, drive
 
 
 class StepPicture(NamedTuple):
@@ -54,37 +52,15 @@ class InpaintOutput:
     """For every image of ``images``, its steps; None unless asked for."""
 
 
-class _Row(NamedTuple):
-    """One row of a batch: a crop of an image, to be filled once."""
-
-    image: int
-    output: int
-    crop: Crop
-    seed: int
-
-
-class _Canvas(NamedTuple):
-    """An output while its crops are filled one after the other."""
-
-    pixels: Pixels
-    masked: Hole
-
-
-class _State(NamedTuple):
-    """A crop after a step of decoding."""
-
-    painted: Float[Tensor, "3 height width"]
-    masked: Bool[Tensor, "rows columns"]
-
-
 class InpaintPipeline:
-    """Fills holes in images of any size with a tokenizer and a transformer."""
+    """Fills holes in images of any size with a tokenizer and a transformer, framed as they need."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         transformer: BidirectionalTransformer,
         defaults: DecodeSettings | None = None,
+        framing: str = "whole object",
     ) -> None:
         config = transformer.config
         if (tokenizer.codebook_size, tokenizer.grid) != (config.codebook_size, config.grid):
@@ -94,6 +70,7 @@ class InpaintPipeline:
         self.tokenizer = tokenizer.eval()
         self.transformer = transformer.eval()
         self.defaults = defaults or DecodeSettings()
+        self.framing = check_framing(framing, tokenizer.guided, tokenizer.image_size)
         self.show_progress = True
 
     @classmethod
@@ -134,8 +111,9 @@ class InpaintPipeline:
             raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
         file = directory / "config.json"
         defaults = as_config(DecodeSettings, read_defaults(file), file)
+        framing = read_json(file).get("framing", "whole object")
         tokenizer = load_tokenizer(directory / "tokenizer")
-        pipeline = cls(tokenizer, load_transformer(directory / "transformer"), defaults)
+        pipeline = cls(tokenizer, load_transformer(directory / "transformer"), defaults, framing)
         return pipeline.to(torch_dtype)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
@@ -143,7 +121,8 @@ class InpaintPipeline:
         directory = Path(directory)
         save_component(self.tokenizer, directory / "tokenizer", dtype)
         save_component(self.transformer, directory / "transformer", dtype)
-        write_json(directory / "config.json", {"defaults": dataclasses.asdict(self.defaults)})
+        config = {"framing": self.framing, "defaults": dataclasses.asdict(self.defaults)}
+        write_json(directory / "config.json", config)
 
     def push_to_hub(
         self,
@@ -231,9 +210,9 @@ class InpaintPipeline:
             On any device; without one every call differs. The same numbers are promised for the
             same kind of device. ``seeded(seed, name)`` gives what ``maskweave inpaint`` uses.
         batch_size : int
-            Crops that are decoded at once. Changes nothing beyond rounding.
+            Crops or windows that are decoded at once. Changes nothing beyond rounding.
         keep_known : bool
-            Return every pixel outside the hole as it was. Otherwise those of the crops as painted.
+            Return every pixel outside the hole as it was. Otherwise those around it as painted.
         output_type : {"pil", "np", "pt"}
             PIL images, float arrays (height, width, 3) or float tensors (3, height, width) in
             [0, 1]: in a list, as images may differ in size.
@@ -256,10 +235,10 @@ class InpaintPipeline:
             raise MaskweaveError("num_images_per_prompt and batch_size must be at least 1")
         if output_type not in ("pil", "np", "pt"):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
-        named_here = {"steps": num_inference_steps, "temperature": temperature}
-        resolved = self.settings(**named_here | settings)
+        named = {"steps": num_inference_steps, "temperature": temperature}
+        resolved = self.settings(**named | settings)
         images, holes = _pair(image, mask_image)
-        seeds = _seeds(generator, len(images), num_images_per_prompt)
+        seeds = draw_seeds(generator, len(images), num_images_per_prompt)
 
         def on_step(step: Step) -> None:
             if callback_on_step_end is not None:
@@ -298,13 +277,6 @@ class InpaintPipeline:
             raise MaskweaveError(f"unknown decode settings {', '.join(sorted(unknown))}")
         return dataclasses.replace(self.defaults, **given)
 
-    def fill_tokens(self, known, hole, generators, settings=None, on_step=None):  # noqa: ANN001, ANN201, D102
-        from maskweave.fill import fill_tokens
-
-        return fill_tokens(
-            self.tokenizer, self.transformer, known, hole, generators, settings or self.defaults
-        )
-
     @torch.inference_mode()
     def fill(
         self,
@@ -342,106 +314,24 @@ class InpaintPipeline:
         """
         if settings.paint == "expected" and any(len(each) > 1 for each in seeds):
             raise MaskweaveError("paint 'expected' samples nothing: there is one fill, not several")
-        rows, owners = self._plan(holes, seeds)
-        kept = settings.last_step if every_step else 1
-        canvases = [
-            [_Canvas(images[i].copy(), np.zeros_like(holes[i])) for _ in range(kept)]
-            for i in owners
-        ]
-        with progress(len(rows), shown=self.show_progress) as advance:
-            for start in range(0, len(rows), batch_size):
-                batch = rows[start : start + batch_size]
-                windows = [
-                    (row.crop.window(images[row.image]), row.crop.window(holes[row.image]))
-                    for row in batch
-                ]
-                fills = self._fill(batch, windows, settings, every_step, on_step)
-                for row, window, states in zip(batch, windows, fills, strict=True):
-                    for k, canvas in enumerate(canvases[row.output]):
-                        # Decoding ends early when nothing is masked.
-                        state = states[min(k, len(states) - 1)]
-                        _paste(canvas, row.crop, window, state, keep_known)
-                advance(len(batch))
-        return [[StepPicture(*canvas) for canvas in states] for states in canvases]
-
-    def _plan(
-        self, holes: Sequence[Hole], seeds: Sequence[Sequence[int]]
-    ) -> tuple[list[_Row], list[int]]:
-        """List all crops of all fills, each with a seed of its own, and each fill's image.
-
-        A crop's seed comes from that of its fill and from its place, so that the batch that it
-        lands in does not matter.
-        """
-        size = max(self.tokenizer.image_size)
-        rows: list[_Row] = []
-        owners: list[int] = []
-        for image, (hole, its_seeds) in enumerate(zip(holes, seeds, strict=True)):
-            crops = plan_crops(hole, size)
+        size, shown = self.tokenizer.image_size, settings.last_step if every_step else 1
+        fillings: list[Filling] = []
+        walks: list[Walk] = []
+        count = 0
+        for pixels, hole, its_seeds in zip(images, holes, seeds, strict=True):
+            plan = Windows(hole, size[0]) if self.framing == "texture" else Crops(hole, size)
             for seed in its_seeds:
-                for crop in crops:
-                    place = f"0/{crop.rows.start}/{crop.columns.start}"
-                    rows.append(_Row(image, len(owners), crop, seed_of(seed, place)))
-                owners.append(image)
-        return rows, owners
+                fillings.append(Filling(pixels, hole, seed, keep_known, shown))
+                walks.append(plan.walk(fillings[-1]))
+                count += len(plan)
 
-    def _fill(
-        self,
-        rows: Sequence[_Row],
-        windows: Sequence[tuple[Pixels, Hole]],
-        settings: DecodeSettings,
-        every_step: bool,
-        on_step: Callable[[Step], None] | None,
-    ) -> list[list[_State]]:
-        """Fill a batch of windows; return the states of each, only the last unless all are kept."""
-        shrunk = [shrink(pixels, hole, self.tokenizer.image_size) for pixels, hole in windows]
-        known = torch.stack([image for image, _ in shrunk]).to(self.device)
-        hole = torch.stack([small for _, small in shrunk]).to(self.device)
-        seeds = [row.seed for row in rows]
-        states: list[list[_State]] = [[] for _ in rows]
-        for step, images in fill_batch(
-            self.tokenizer, self.transformer, known, hole, seeds, settings, every_step=every_step
-        ):
-            if on_step is not None:
-                on_step(step)
-            if images is not None:
-                grids = step.masked.unflatten(1, self.tokenizer.grid).cpu()
-                for kept, image, grid in zip(states, images.cpu(), grids, strict=True):
-                    kept.append(_State(image, grid))
-        return states
-
-
-def _seeds(
-    generator: torch.Generator | Sequence[torch.Generator] | None, images: int, samples: int
-) -> list[list[int]]:
-    """Draw the seed of every fill, before any decoding, from its image's or its own generator."""
-    if generator is None:
-        generator = torch.Generator()
-        generator.seed()
-    if isinstance(generator, torch.Generator):
-        generators = [generator] * (images * samples)
-    elif len(generator) in (images, images * samples):
-        repeats = images * samples // len(generator) if len(generator) else 1
-        generators = [one for one in generator for _ in range(repeats)]
-    else:
-        raise MaskweaveError(
-            f"{images} images need as many generators, or one for each of {images * samples} "
-            f"fills, got {len(generator)}"
+        paint = partial(
+            paint_requests, self.tokenizer, self.transformer, settings, every_step, on_step
         )
-    drawn = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
-    return [drawn[i : i + samples] for i in range(0, len(drawn), samples)]
-
-
-def _paste(
-    canvas: _Canvas, crop: Crop, window: tuple[Pixels, Hole], state: _State, keep_known: bool
-) -> None:
-    """Copy what was painted to the canvas: the crop's part of the hole and, if wanted, the known.
-
-    Other hole pixels in the window belong to other crops.
-    """
-    _, hole = window
-    part = crop.part if keep_known else crop.part | ~hole
-    crop.window(canvas.pixels)[part] = enlarge(state.painted, *window)[part]
-    crop.window(canvas.masked)[crop.part] = enlarge_mask(state.masked, crop.part)[crop.part]
+        with progress(count, shown=self.show_progress) as advance:
+            for painted in drive(walks, paint, batch_size):
+                advance(painted)
+        return [[StepPicture(*canvas) for canvas in filling.canvases] for filling in fillings]
 
 
 def _pair(image: Any, mask_image: Any) -> tuple[list[Pixels], list[Hole]]:

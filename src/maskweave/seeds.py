@@ -1,8 +1,11 @@
 """Seeds of single images: each draws its own noise, whatever it is filled beside."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+
+from maskweave.errors import MaskweaveError
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -28,3 +31,38 @@ def seed_of(seed: int, name: str) -> int:
 def seeded(seed: int, name: str) -> torch.Generator:
     """Return a generator on the CPU that starts from ``seed_of(seed, name)``."""
     return torch.Generator().manual_seed(seed_of(seed, name))
+
+
+def draw_seeds(
+    generator: torch.Generator | Sequence[torch.Generator] | None, images: int, samples: int
+) -> list[list[int]]:
+    """Draw the seeds of all fills of every image, before any decoding.
+
+    Parameters
+    ----------
+    generator : torch.Generator or a sequence of them
+        One for all, or one for each image or for each fill, image by image. Without it the seeds
+        are random.
+    images, samples : int
+        Number of images, and of fills of each.
+
+    Raises
+    ------
+    MaskweaveError
+        If there are as many generators as neither images nor fills.
+    """
+    if generator is None:
+        generator = torch.Generator()
+        generator.seed()
+    if isinstance(generator, torch.Generator):
+        generators = [generator] * (images * samples)
+    elif len(generator) in (images, images * samples):
+        repeats = images * samples // len(generator) if len(generator) else 1
+        generators = [one for one in generator for _ in range(repeats)]
+    else:
+        raise MaskweaveError(
+            f"{images} images need as many generators, or one for each of {images * samples} "
+            f"fills, got {len(generator)}"
+        )
+    drawn = [int(torch.randint(2**62, (), generator=g, device=g.device)) for g in generators]
+    return [drawn[i : i + samples] for i in range(0, len(drawn), samples)]

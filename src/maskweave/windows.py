@@ -1,9 +1,6 @@
-"""Where photos of any size are filled: levels from coarse to fine, windows laid over the hole.
+"""Windows of one size laid over a hole, in rounds of such as may be filled at once.
 
-Pure geometry, on holes and arrays alone. A photo is filled on a way down and up again through
-``plan_levels``: down, from native pixels on, windows over ``thin``, then ``shrink_photo``; up,
-windows over ``thick``, guided by the level below, enlarged by ``enlarge_guide``. So thin holes
-never take the detour, and the level below always is a whole picture.
+Pure geometry, on holes and arrays alone: ``levels`` says which hole, at which resolution.
 """
 
 import itertools
@@ -12,20 +9,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 
 from maskweave.errors import MaskweaveError
-
-
-class Level(NamedTuple):
-    """A photo at one resolution, and what of it is filled there."""
-
-    exponent: int
-    """k: the photo is shrunk k times by 2."""
-    thin: Bool[np.ndarray, "height width"]
-    """Hole pixels that are filled from their surroundings alone, before the photo is shrunk."""
-    thick: Bool[np.ndarray, "height width"]
-    """Hole pixels that are filled at the next level first, which is then their guide."""
 
 
 class Window(NamedTuple):
@@ -51,13 +37,21 @@ class Window(NamedTuple):
         return inside
 
     def cut(
-        self, array: Shaped[np.ndarray, "height width *channels"], outside: float
+        self, array: Shaped[np.ndarray, "height width *channels"], outside: float | None
     ) -> Shaped[np.ndarray, "side side *channels"]:
-        """Return what lies in the window, with ``outside`` beyond the photo.
+        """Return what lies in the window; beyond the photo ``outside``, or with None its border.
 
         A view, if the window lies within the photo. Cut a hole with True: nothing is known outside.
         """
-        return self._padded(array[self.rows, self.columns], outside)
+        cut = array[self.rows, self.columns]
+        side = self.rows.stop - self.rows.start
+        below, beside = side - cut.shape[0], side - cut.shape[1]
+        around = [(0, below), (0, beside), *[(0, 0)] * (cut.ndim - 2)]
+        if not (below or beside):
+            return cut
+        if outside is None:
+            return np.pad(cut, around, mode="edge")
+        return np.pad(cut, around, constant_values=outside)
 
     def paste(
         self,
@@ -76,54 +70,6 @@ class Window(NamedTuple):
             slice(self.core_rows.start - top, self.core_rows.stop - top),
             slice(self.core_columns.start - left, self.core_columns.stop - left),
         )
-
-    def _padded(self, cut: np.ndarray, outside: float) -> np.ndarray:
-        below = self.rows.stop - self.rows.start - cut.shape[0]
-        beside = self.columns.stop - self.columns.start - cut.shape[1]
-        around = [(0, below), (0, beside), *[(0, 0)] * (cut.ndim - 2)]
-        return np.pad(cut, around, constant_values=outside) if below or beside else cut
-
-
-def thickness(hole: Bool[np.ndarray, "height width"]) -> float:
-    """Return twice the largest distance from a hole pixel to a known one, in pixels.
-
-    A scratch is as thick as it is wide, however long. Nothing is known beyond the photo, so a hole
-    along its border is twice as thick as it is wide: it is filled from one side alone. A photo
-    without a known pixel is as thick as its longer side is long.
-    """
-    if hole.all():
-        return float(max(hole.shape))
-    return 2 * float(_distance(hole).max())
-
-
-def plan_levels(hole: Bool[np.ndarray, "height width"], window: int) -> list[Level]:
-    """Say at which resolutions a photo is filled, from native pixels to the coarsest.
-
-    A pixel is filled from its surroundings alone at the first level at which the hole around it is
-    at most half a window thick. Thickness is local: of a blob with a long tail the tail stays at
-    native pixels. A level that fits into a window is not shrunk further. The coarsest level is the
-    one without ``thick``.
-
-    Parameters
-    ----------
-    hole : numpy.ndarray
-        True in the hole of the photo.
-    window : int
-        Side of a window in pixels.
-
-    Returns
-    -------
-    list of Level
-        With exponents 0, 1, 2, ...; ``thin`` and ``thick`` share no pixel, and both together are
-        the hole at level 0 and ``thick``, shrunk, at the next.
-    """
-    levels: list[Level] = []
-    while True:
-        thick = _thick(hole, window)
-        levels.append(Level(len(levels), hole & ~thick, thick))
-        if not thick.any():
-            return levels
-        hole = _shrink_hole(thick)
 
 
 def plan_windows(
@@ -165,91 +111,6 @@ def plan_windows(
     windows.sort(key=lambda one: (one.core_rows.start, one.core_columns.start))
     windows.sort(key=lambda one: np.count_nonzero(hole[one.rows, one.columns]))
     return _rounds(windows, window)
-
-
-def shrink_photo(
-    pixels: Shaped[np.ndarray, "height width channels"], hole: Bool[np.ndarray, "height width"]
-) -> tuple[
-    Shaped[np.ndarray, "half_height half_width channels"],
-    Bool[np.ndarray, "half_height half_width"],
-]:
-    """Shrink a photo by 2, each pixel the mean of what is known of its four finer ones.
-
-    A coarse pixel is known if at least half of its finer ones are: so the hole keeps its place and
-    area from level to level, where any stricter or laxer rule lets it grow or wither. Sides are
-    rounded up.
-
-    Returns
-    -------
-    pixels : numpy.ndarray
-        The smaller photo, of the same kind of numbers, 0 in the hole. Of ``pixels`` nothing is read
-        under the hole.
-    hole : numpy.ndarray
-        The smaller hole, as in ``plan_levels``.
-    """
-    small = _shrink_hole(hole)
-    total = np.zeros((*small.shape, pixels.shape[2]), dtype=np.float32)
-    known = np.zeros((*small.shape, 1), dtype=np.float32)
-    for row, column in itertools.product((0, 1), repeat=2):
-        keep = ~hole[row::2, column::2, None]
-        here = tuple(slice(side) for side in keep.shape[:2])  # odd photos lack the last ones
-        total[here] += np.where(keep, pixels[row::2, column::2], 0)
-        known[here] += keep
-    mean = total / np.maximum(known, 1)
-    mean[small] = 0
-    if np.issubdtype(pixels.dtype, np.integer):
-        mean = np.rint(mean)
-    return mean.astype(pixels.dtype), small
-
-
-def enlarge_guide(
-    coarse: Shaped[np.ndarray, "half_height half_width channels"], height: int, width: int
-) -> Shaped[np.ndarray, "height width channels"]:
-    """Enlarge a filled photo by 2, undoing ``shrink_photo``: bilinear, which keeps ramps.
-
-    ``height`` and ``width`` are those of the finer level, twice the coarse ones or one less.
-    """
-    rows, columns = coarse.shape[:2]
-    fine = cv2.resize(coarse, (2 * columns, 2 * rows), interpolation=cv2.INTER_LINEAR)
-    return fine.reshape(2 * rows, 2 * columns, -1)[:height, :width]
-
-
-def _thick(hole: Bool[np.ndarray, "height width"], window: int) -> Bool[np.ndarray, "height width"]:
-    """Return the hole pixels near those that are more than a quarter of a window deep.
-
-    Near is within half a window: in a corner, a blob's pixels are sqrt(2) quarters from the deep.
-    """
-    thick = np.zeros_like(hole)
-    if max(hole.shape) <= window:
-        return thick
-    # A disc holds a square, and squares are quick to find: most photos are done with here, and of
-    # others only the part that matters is measured.
-    square = np.ones((2 * int(window / 4 / math.sqrt(2)) + 1,) * 2, dtype=np.uint8)
-    candidates = cv2.erode(hole.astype(np.uint8), square)
-    left, top, width, height = cv2.boundingRect(candidates)
-    if not width:
-        return thick
-    rows = slice(max(top - window, 0), top + height + window)
-    box = (rows, slice(max(left - window, 0), left + width + window))
-    deep = (_distance(hole[box]) > window / 4) & (candidates[box] > 0)
-    if deep.any():
-        thick[box] = hole[box] & (_distance(~deep) <= window / 2)
-    return thick
-
-
-def _distance(hole: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "height width"]:
-    """Return the distance of every hole pixel to the nearest that is none; huge without one."""
-    return cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-
-
-def _shrink_hole(
-    hole: Bool[np.ndarray, "height width"],
-) -> Bool[np.ndarray, "half_height half_width"]:
-    """Return which coarse pixels are hole: those of which less than half is known."""
-    balance = np.where(hole, np.int8(1), np.int8(-1))
-    for axis, side in enumerate(hole.shape):
-        balance = np.add.reduceat(balance, np.arange(0, side, 2), axis=axis, dtype=np.int8)
-    return balance > 0
 
 
 def _clusters(
