@@ -120,6 +120,7 @@ def test_the_guide_is_the_coarse_fill_where_there_is_one(photos: Path, tmp_path:
 def test_a_guided_model_is_trained_in_three_stages_and_fills(models: Path) -> None:
     pipeline = InpaintPipeline.from_pretrained(models / "3")
     assert pipeline.tokenizer.guided and pipeline.transformer.config.guided
+    assert pipeline.framing == "texture"
     image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
     hole = np.zeros((16, 16), dtype=bool)
     hole[4:12, 4:12] = True

@@ -88,7 +88,7 @@ def inpaint(
     save_steps: Annotated[
         bool, typer.Option("--save-steps", help="Write a picture after each step as well.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images filled at once.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Crops or windows filled at once.")] = 16,
     device: Device = "auto",
     dtype: Dtype = "float32",
     overwrite: Overwrite = False,
@@ -125,7 +125,7 @@ def inpaint(
     with progress(len(jobs), shown=image.is_dir()) as advance:
         for start in range(0, len(jobs), batch_size):
             batch = jobs[start : start + batch_size]
-            _fill(pipeline, batch, settings, seed, invert_mask, skip_bad=image.is_dir())
+            _fill(pipeline, batch, settings, seed, batch_size, invert_mask, skip_bad=image.is_dir())
             advance(len(batch))
     _report(jobs, json_, time.perf_counter() - started)
 
@@ -171,6 +171,7 @@ def _fill(
     jobs: list[Job],
     settings: "DecodeSettings",
     seed: int,
+    batch_size: int,
     invert_mask: bool,
     skip_bad: bool,
 ) -> None:
@@ -188,7 +189,7 @@ def _fill(
             [hole for _, _, hole in ready],
             num_images_per_prompt=len(jobs[0].outputs),
             generator=[seeded(seed, job.image.stem) for job, _, _ in ready],
-            batch_size=len(jobs),
+            batch_size=batch_size,
             output_steps=bool(jobs[0].steps),
             **asdict(settings),
         )

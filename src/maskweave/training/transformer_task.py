@@ -106,6 +106,7 @@ class TransformerTask:
     ) -> None:
         self.model, self.masking, self.accelerator = recipe.model, recipe.masking, accelerator
         recipe.examples.check(tokenizer.image_size[0], self.model.guided)
+        self.crops = recipe.examples.crop > 0
         self.tokenizer = tokenizer.to(accelerator.device).eval().requires_grad_(False)
         transformer = (start or BidirectionalTransformer(self.model)).train()
         self.ema = averaged(transformer, recipe.optimiser.ema, accelerator)
@@ -246,7 +247,9 @@ class TransformerTask:
     def export(self, directory: Path) -> None:
         """Write a whole model: the averaged transformer and the tokenizer it was trained on."""
         model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
-        InpaintPipeline(self.tokenizer, model).save_pretrained(directory)
+        # What learnt from crops of photos has seen textures, not whole objects.
+        framing = "texture" if self.crops and self.tokenizer.guided else "whole object"
+        InpaintPipeline(self.tokenizer, model, framing=framing).save_pretrained(directory)
 
     def flops(self) -> int:
         """Return the operations of one image's forward and backward passes, half of it masked."""
