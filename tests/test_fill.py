@@ -1,5 +1,6 @@
 """A batch at the model's size: guides, expected codes, steps and what cancels them."""
 
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -12,6 +13,7 @@ from maskweave.guide import Guide, interpolated
 from maskweave.holes import token_mask
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
+from maskweave.tokenizer.vqgan import VQGAN
 
 
 def batch(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,12 +121,11 @@ def test_a_model_without_a_guide_pays_it_no_attention() -> None:
 
 
 def test_an_untrained_guided_decoder_paints_around_its_guide() -> None:
-    model = tiny_guided()
-    torch.nn.init.zeros_(model.tokenizer.decoder.output.weight)
-    torch.nn.init.zeros_(model.tokenizer.decoder.output.bias)
+    config = replace(tiny_guided().tokenizer.config, codebook_dim=4)
+    tokenizer = VQGAN(config)
     images, hole = batch()
     guide = interpolated(images, hole)
-    painted = model.tokenizer.decode(torch.zeros(3, 16, dtype=torch.long), images, hole, guide)
+    painted = tokenizer.decode(torch.zeros(3, 16, dtype=torch.long), images, hole, guide)
     assert torch.equal(painted, torch.where(hole[:, None], guide.pixels, images).clamp(-1, 1))
 
 

@@ -91,6 +91,9 @@ class Decoder(nn.Module):
         self.up_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in reversed(steps))
         self.norm = nn.GroupNorm(8, channels[0])
         self.output = nn.Conv2d(channels[0], 3, 3, padding=1)
+        if guided:  # at first the guide itself is painted
+            nn.init.zeros_(self.output.weight)
+            nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
 
     def _middle(self, channels: int) -> nn.Module:
         if not self.heads:
