@@ -208,6 +208,9 @@ def test_results_that_would_replace_each_other_are_refused(photos: Path, tiny_mo
         ({"--stop-after": 99}, "stop_after must be a whole number from 1"),
         ({"--temperature": -1}, "temperature must be from 0 to"),
         ({"--token-temperature": -2}, "token_temperature must be from 0 to 1000000, got -2.0"),
+        ({"--order": "spiral"}, "order is one of confidence, probability, random, halton"),
+        ({"--paint": "blurred"}, "paint is one of sampled, expected"),
+        ({"--paint": "expected", "--num-samples": 2}, "there is one fill, not several"),
         ({"--dtype": "int8"}, "dtype is float32, bfloat16 or float16"),
         ({"--device": "abacus"}, "no device 'abacus'"),
     ],
@@ -277,6 +280,15 @@ def test_holes_for_images_have_their_sizes_and_names(tmp_path: Path) -> None:
         assert mask.size == size
         assert mask.tobytes() == same.tobytes()
         assert 0 < np.array(mask).mean() < 128
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"), [("missing", "cannot read folder"), ("empty", "holds no image")]
+)
+def test_holes_for_no_images_are_refused(folder: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    fails(run("holes", "--output", tmp_path / "out", "--images", tmp_path / folder), message)
+    assert not (tmp_path / "out").exists()
 
 
 def test_holes_are_not_overwritten(tmp_path: Path) -> None:

@@ -605,6 +605,13 @@ def test_the_numbers_of_codes_and_tokens_and_the_patch_are_the_tokenizers(
         assert (config.codebook_size, config.length, config.patch_size) == (16, 16, expected)
 
 
+def test_paths_may_be_text(photos: Path, tmp_path: Path) -> None:
+    recipe = override(TOKENIZER, ["run.steps=1"])
+    train_tokenizer(recipe, str(photos), str(tmp_path / "run"), cache=str(tmp_path / "cache"))
+    assert (tmp_path / "run" / "tokenizer" / "config.json").exists()
+    assert list((tmp_path / "cache").glob("images-*"))
+
+
 def test_too_few_images_and_missing_folders_are_refused(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(MaskweaveError, match="fewer than a batch"):
         train_tokenizer(override(TOKENIZER, ["run.batch_size=11"]), photos, tmp_path / "run")

@@ -1,6 +1,7 @@
 """Photos of any size, filled in windows over levels: the laws, guides, and what shares a batch."""
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -276,3 +277,30 @@ def test_crops_are_one_round_with_places_of_their_own_in_the_seed() -> None:
     requests = [piece.request() for piece in pieces]
     assert len({request.seed for request in requests}) == len(pieces) == 2
     assert all(request.guide is None for request in requests)
+
+
+def test_memory_is_bounded_by_the_photo_and_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    height, width = 1500, 2000
+    hole = np.zeros((height, width), dtype=bool)
+    hole[300:900, 400:1000] = True
+    hole[1200:1206] = True
+    photo = np.full((height, width, 3), 120, dtype=np.uint8)
+    filling = Filling(photo, hole, 0, True, 1)
+    blank = torch.zeros(3, 64, 64)
+    masked = torch.zeros(8, 8, dtype=torch.bool)
+    most = 0
+
+    def paint(requests: list[Request]) -> list[list[Painting]]:
+        nonlocal most
+        most = max(most, len(requests))
+        return [[Painting(blank, masked)] for _ in requests]
+
+    tracemalloc.start()
+    try:
+        for _ in drive([Windows(hole, 64).walk(filling)], paint, 4):
+            pass
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most == 4
+    assert peak < 6 * photo.nbytes

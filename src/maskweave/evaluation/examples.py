@@ -78,7 +78,7 @@ def spread(items: Sequence[Item], number: int) -> list[Item]:
     return [items[index * len(items) // number] for index in range(number)]
 
 
-def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Examples:
+def read_examples(truth: str | Path, masks: str | Path, invert_mask: bool = False) -> Examples:
     """Pair two folders by stem.
 
     Raises
@@ -86,8 +86,8 @@ def read_examples(truth: Path, masks: Path, invert_mask: bool = False) -> Exampl
     MaskweaveError
         If a folder cannot be read or has fewer than two images, or the stems differ.
     """
-    images = by_stem(truth)
-    holes = paired(masks, images)
+    images = by_stem(Path(truth))
+    holes = paired(Path(masks), images)
     if len(images) < 2:
         raise MaskweaveError(f"{truth}: figures of a set need at least 2 images, got {len(images)}")
     return Examples(images, holes, invert_mask)

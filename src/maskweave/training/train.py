@@ -110,11 +110,11 @@ class _Stage:
 
 def train_tokenizer(
     recipe: TokenizerRecipe,
-    data: Path,
-    output: Path,
-    validation: Path | None = None,
-    cache: Path | None = None,
-    init: Path | None = None,
+    data: str | Path,
+    output: str | Path,
+    validation: str | Path | None = None,
+    cache: str | Path | None = None,
+    init: str | Path | None = None,
 ) -> None:
     """Train stage 1 on a set of images; ``output/tokenizer`` is what it makes.
 
@@ -122,16 +122,16 @@ def train_tokenizer(
     ----------
     recipe : TokenizerRecipe
         Written to ``output/recipe.json``.
-    data : Path
+    data : str or Path
         Folder of images, searched recursively, or of tar shards.
-    output : Path
+    output : str or Path
         The run's folder. A run that is already there goes on from its newest checkpoint.
-    validation : Path, optional
+    validation : str or Path, optional
         Folder of images for figures and sample pictures; by default a share of ``data`` is held
         out, chosen by the hash of each file.
-    cache : Path, optional
+    cache : str or Path, optional
         Where images are kept ready for training; by default in the user's cache folder.
-    init : Path, optional
+    init : str or Path, optional
         Folder of a tokenizer component of the recipe's sizes, from whose weights the run starts.
 
     Raises
@@ -142,7 +142,7 @@ def train_tokenizer(
     """
     start: VQGAN | None = load_tokenizer(init) if init else None  # type: ignore[assignment]
     made_of = asdict(recipe) | _started_from(start, recipe.model, init)
-    folders = _Folders(data, output, validation, cache)
+    folders = _folders(data, output, validation, cache)
     stage = _Stage(made_of, recipe.run, recipe.examples, folders, recipe.model.image_size)
     task = TokenizerTask(recipe, stage.data.validation, stage.accelerator, stage.course, start)
     stage.fit(task)
@@ -150,12 +150,12 @@ def train_tokenizer(
 
 def train_transformer(
     recipe: TransformerRecipe,
-    data: Path,
-    tokenizer: Path,
-    output: Path,
-    validation: Path | None = None,
-    cache: Path | None = None,
-    init: Path | None = None,
+    data: str | Path,
+    tokenizer: str | Path,
+    output: str | Path,
+    validation: str | Path | None = None,
+    cache: str | Path | None = None,
+    init: str | Path | None = None,
 ) -> None:
     """Train stage 2 on a set of images; ``output`` becomes a model that the pipeline loads.
 
@@ -175,7 +175,7 @@ def train_transformer(
     recipe = replace(recipe, model=model)
     start = load_transformer(init) if init else None
     made_of = asdict(recipe) | {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
-    folders = _Folders(data, output, validation, cache)
+    folders = _folders(data, output, validation, cache)
     stage = _Stage(made_of, recipe.run, recipe.examples, folders, vqgan.image_size[0])
     found, accelerator = stage.data, stage.accelerator
     task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course, start)
@@ -196,11 +196,11 @@ def train_transformer(
 
 def train_decoder(
     recipe: DecoderRecipe,
-    data: Path,
-    model: Path,
-    output: Path,
-    validation: Path | None = None,
-    cache: Path | None = None,
+    data: str | Path,
+    model: str | Path,
+    output: str | Path,
+    validation: str | Path | None = None,
+    cache: str | Path | None = None,
 ) -> None:
     """Train stage 3 on a set of images: ``output`` becomes the model with a better decoder.
 
@@ -216,14 +216,25 @@ def train_decoder(
         "model": identity(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
-    folders = _Folders(data, output, validation, cache)
+    folders = _folders(data, output, validation, cache)
     stage = _Stage(made_of, recipe.run, recipe.examples, folders, size)
     task = DecoderTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
     stage.fit(task)
     stage.write_card("decoder", pipeline.tokenizer)
 
 
-def _started_from(start: nn.Module | None, config: Any, init: Path | None) -> dict[str, str]:
+def _folders(
+    data: str | Path, output: str | Path, validation: str | Path | None, cache: str | Path | None
+) -> _Folders:
+    return _Folders(
+        Path(data),
+        Path(output),
+        Path(validation) if validation else None,
+        Path(cache) if cache else None,
+    )
+
+
+def _started_from(start: nn.Module | None, config: Any, init: str | Path | None) -> dict[str, str]:
     """Return what a run is made of besides its recipe: the weights that it starts from, if any.
 
     Raises
