@@ -274,3 +274,13 @@ def test_the_entropy_loss_rewards_latents_that_are_sure_and_use_all_codes_evenly
     latents = torch.randn(2, 4, 8, dtype=torch.float32, requires_grad=True)
     codebook.entropy_loss(latents).backward()
     assert latents.grad is not None and latents.grad.any()
+
+
+def test_codes_far_from_all_latents_leave_the_entropy_loss_its_gradients() -> None:
+    codebook = Codebook(2, 8)
+    with torch.no_grad():
+        codebook.weight.copy_(torch.eye(8)[0] * torch.tensor([[1.0], [-1.0]]))
+    latents = (codebook.codes[:1] + 0.01 * torch.randn(2, 4, 8)).detach().requires_grad_()
+    codebook.entropy_loss(latents).backward()
+    assert latents.grad is not None and latents.grad.isfinite().all()
+    assert codebook.weight.grad is not None and codebook.weight.grad.isfinite().all()

@@ -69,7 +69,8 @@ class Codebook(nn.Module):
             logarithms = (2 * similarity / TEMPERATURE).log_softmax(-1)
         probabilities = logarithms.exp()
         own = -(probabilities * logarithms).sum(-1).mean()
-        return own - torch.special.entr(probabilities.mean(0)).sum()
+        # The slope of the entropy is infinite at 0, where codes are far from all latents.
+        return own - torch.special.entr(probabilities.mean(0).clamp(min=1e-30)).sum()
 
     @property
     def codes(self) -> Float[Tensor, "size codebook_dim"]:
