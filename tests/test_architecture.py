@@ -11,7 +11,7 @@ ROOT = Path(maskweave.__file__).parent
 # never from a sibling.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "seeds", "drawing", "guide", "models"},
+    {"files", "seeds", "settings", "drawing", "guide", "models"},
     {"schedules", "orders", "holes", "images", "legacy"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},

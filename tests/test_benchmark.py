@@ -398,9 +398,9 @@ def test_the_command_prints_only_json_and_writes_a_report(
     ("options", "message"),
     [
         ({"--schedule": "sideways"}, "unknown schedule 'sideways'"),
-        ({"--steps": 0}, "steps must be a whole number from 1"),
-        ({"--temperature": -1}, "temperature must be from 0"),
-        ({"--token-temperature": 1e9}, "temperature must be from 0"),
+        ({"--steps": 0}, "steps should be greater than or equal to 1"),
+        ({"--temperature": -1}, "temperature should be greater"),
+        ({"--token-temperature": 1e9}, "temperature should be less"),
         ({"--seeds": 0}, "'--seeds'"),
         ({"--sweep-images": 1}, "'--sweep-images'"),
         ({"--features": 65}, "features must be one of"),

@@ -184,10 +184,10 @@ def test_the_reference_vqgan_is_refused(noise: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("filled=1.5", "filled is a share"),
-        ("expected=-0.5", "expected is a share"),
-        ("blocks=-1", "blocks to add"),
-        ("blocks=101", "blocks to add"),
+        ("filled=1.5", "filled should be less than or equal to 1"),
+        ("expected=-0.5", "expected should be greater than or equal to 0"),
+        ("blocks=-1", "blocks should be"),
+        ("blocks=101", "blocks should be"),
         ("fill_steps=0", "steps"),
     ],
 )

@@ -352,7 +352,7 @@ IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
         ({"num_images_per_prompt": 0}, "must be at least 1"),
         ({"batch_size": 0}, "must be at least 1"),
         ({"output_type": "jpeg"}, "output_type is pil, np or pt"),
-        ({"num_inference_steps": 0}, "steps must be a whole number from 1 to"),
+        ({"num_inference_steps": 0}, "steps should be greater than or equal to 1"),
         ({"schedule": "sine"}, "unknown schedule"),
         ({"noise": 1}, "unknown decode settings noise"),
     ],

@@ -340,9 +340,9 @@ def test_a_warm_up_has_one_length() -> None:
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
 def test_weights_of_losses_are_finite(weight: float) -> None:
-    with pytest.raises(MaskweaveError, match="out of range"):
+    with pytest.raises(MaskweaveError, match="perceptual should be"):
         PaintingLoss(perceptual=weight)
-    with pytest.raises(MaskweaveError, match="out of range"):
+    with pytest.raises(MaskweaveError, match="unmasked_weight should be"):
         MaskingConfig(unmasked_weight=weight)
 
 
@@ -708,20 +708,23 @@ def test_overrides_are_typed() -> None:
 
 
 @pytest.mark.parametrize(
-    "assignment",
+    ("assignment", "message"),
     [
-        "run.steps.x.y=1",
-        "run.steps=many",
-        "run.stepz=3",
-        "steps=3",
-        "run=3",
-        "run.steps",
-        "run.steps=0",
-        "run.steps.x=1",
+        ("run.steps.x.y=1", "nothing holds a field 'x'"),
+        ("run.steps.x=1", "nothing holds a field 'x'"),
+        ("run.stepz=3", "no field 'stepz'; there are steps, epochs, "),
+        ("steps=3", "no field 'steps'; there are model, examples, "),
+        ("run=3", "'run' holds fields, not a value"),
+        ("run.steps", "not of the form field=value"),
+        ("run.steps=0", "either steps or epochs"),
+        ("run.steps=many", "^run.steps should be a valid integer, .*, got 'many'$"),
+        ("run.batch_size=0", "^run.batch_size should be greater than or equal to 1, got '0'$"),
+        ("run.compile=maybe", "^run.compile should be a valid boolean"),
+        ("model.channels=8,9,8", "^model.channels.1 should be a multiple of 8, got '9'$"),
     ],
 )
-def test_wrong_overrides_are_refused(assignment: str) -> None:
-    with pytest.raises(MaskweaveError):
+def test_wrong_overrides_are_refused(assignment: str, message: str) -> None:
+    with pytest.raises(MaskweaveError, match=message):
         override(TOKENIZER, [assignment])
 
 

@@ -221,7 +221,7 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         TransformerConfig(dim=10, heads=4)
     with pytest.raises(MaskweaveError, match="multiple of 4"):
         TransformerConfig(dim=24, heads=4, rotary=True)
-    with pytest.raises(MaskweaveError, match="dropouts"):
+    with pytest.raises(MaskweaveError, match=r"^dropout should be less than 1, got 1\.0$"):
         TransformerConfig(dropout=1.0)
 
 

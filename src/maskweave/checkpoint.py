@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -21,6 +22,7 @@ from torch import nn
 from maskweave.errors import MaskweaveError
 from maskweave.files import write_json, write_whole
 from maskweave.legacy import read_config
+from maskweave.settings import readable
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
@@ -164,29 +166,8 @@ def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:
     MaskweaveError
         If a field is unknown, has another type or is out of range; the message names the file.
     """
-    hints = get_type_hints(kind)
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    wrong = [name for name, v in values.items() if name not in hints or not _fits(v, hints[name])]
-    if wrong:
-        raise MaskweaveError(f"{file} does not describe {kind.__name__}: see {', '.join(wrong)}")
-    try:
-        return kind(**values)
-    except MaskweaveError as error:
-        raise MaskweaveError(f"{file}: {error}") from error
-    except TypeError as error:  # a field that has no default
-        raise MaskweaveError(f"{file} does not describe {kind.__name__}: {error}") from error
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value from JSON has the type of a config's field."""
-    parts = get_args(hint)
-    if get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(_fits(item, parts[0]) for item in value)
-    if get_origin(hint) is Literal:
-        return value in parts
-    if parts:  # a union
-        return any(_fits(value, part) for part in parts)
-    return type(value) is hint or (hint is float and type(value) is int)
+    with readable(f"{file} does not describe {kind.__name__}: "):
+        return TypeAdapter(kind).validate_json(json.dumps(fields))
 
 
 Module = TypeVar("Module", VQGAN, ReferenceVQGAN, BidirectionalTransformer)

@@ -6,17 +6,18 @@ outpainting (the surroundings are) and generation (everything is) the same thing
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 from maskweave.orders import ORDERS, Prediction
 from maskweave.schedules import Schedule, masked_after, named
+from maskweave.settings import Positive, Weight, settings
 
 Predict = Callable[
     [Int[Tensor, "batch length"], Bool[Tensor, "batch length"], float],
@@ -32,6 +33,9 @@ MOST_STEPS = 10_000
 
 HOTTEST = 1_000_000
 """Largest temperature: nothing but noise is left, and it is still finite."""
+
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
 
 Paint = Literal["sampled", "expected"]
 """What the decoder paints a hole from: tokens that are decoded, or the mean of all codes, weighted
@@ -60,28 +64,28 @@ class Step(NamedTuple):
     """Float, (batch, length): log-probability of the tokens predicted in this step, 0 elsewhere."""
 
 
-@dataclass(frozen=True)
+@settings
 class DecodeSettings:
     """How tokens are decoded and painted."""
 
-    steps: int = 8
+    steps: Steps = 8
     """T, from 1 to ``MOST_STEPS``."""
     schedule: str = "cosine"
     """Mask schedule gamma by name: gamma(k / T) of the tokens stay masked after k of T steps."""
     order: str = "confidence"
     """Which predictions stay, by the name of a function in ``orders``."""
-    stop_after: int | None = None
+    stop_after: Positive | None = None
     """Run only the first t of the T steps; what is masked then takes its latest prediction."""
-    temperature: float = 1.0
+    temperature: Temperature = 1.0
     """Scale of the Gumbel noise in the order, from 0 to ``HOTTEST``: 0 reveals the likeliest tokens
     first, more makes the order, and so the images, more varied."""
-    token_temperature: float = 1.0
+    token_temperature: Temperature = 1.0
     """Temperature at which tokens are sampled, from 0 to ``HOTTEST``; 0 takes the likeliest."""
-    top_k: int | None = None
+    top_k: Positive | None = None
     """Sample among the k likeliest codes only."""
     remask: bool = False
     """Whether tokens revealed in earlier steps may be masked again; known ones never are."""
-    entropy_bound: float | None = None
+    entropy_bound: Weight | None = None
     """Reveal more tokens than the schedule asks for as long as their entropies but the largest sum
     up to at most this (Ben-Hamu et al. 2025, EB-Sampler): easy holes then take fewer steps."""
     paint: Paint = "sampled"
@@ -89,36 +93,17 @@ class DecodeSettings:
     answer, in one pass."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and numbers out of range."""
+        """Refuse unknown names and a stop after the last step."""
         named(self.schedule)
-        for name, known in (("order", [*ORDERS]), ("paint", get_args(Paint))):
-            if getattr(self, name) not in known:
-                raise MaskweaveError(
-                    f"{name} is one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        _check_count("steps", self.steps, MOST_STEPS)
-        if self.stop_after is not None:
-            _check_count("stop_after", self.stop_after, self.steps)
-        if self.top_k is not None:
-            _check_count("top_k", self.top_k, None)
-        for name in ("temperature", "token_temperature"):
-            if not 0 <= getattr(self, name) <= HOTTEST:
-                raise MaskweaveError(
-                    f"{name} must be from 0 to {HOTTEST}, got {getattr(self, name)}"
-                )
-        if self.entropy_bound is not None and not self.entropy_bound >= 0:
-            raise MaskweaveError(f"entropy_bound must be at least 0, got {self.entropy_bound}")
+        if self.order not in ORDERS:
+            raise MaskweaveError(f"order is one of {', '.join(ORDERS)}, got {self.order!r}")
+        if (self.stop_after or 0) > self.steps:
+            raise MaskweaveError(f"stop_after {self.stop_after} is more than steps {self.steps}")
 
     @property
     def last_step(self) -> int:
         """How many of the T steps are run at most."""
         return 1 if self.paint == "expected" else self.stop_after or self.steps
-
-
-def _check_count(name: str, value: int, most: int | None) -> None:
-    if type(value) is not int or value < 1 or (most and value > most):
-        wanted = f"from 1 to {most}" if most else "of at least 1"
-        raise MaskweaveError(f"{name} must be a whole number {wanted}, got {value}")
 
 
 # Section 3.1, "MVTM in Training"

@@ -1,32 +1,36 @@
 """The bidirectional transformer that predicts masked tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from maskweave.errors import MaskweaveError
+from maskweave.settings import Blocks, settings
+
+Size = Annotated[int, Field(ge=1, le=2**20)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 
-@dataclass(frozen=True)
+@settings
 class TransformerConfig:
     """Sizes of the transformer; the defaults are those of the reference experiment."""
 
-    codebook_size: int = 1024
+    codebook_size: Size = 1024
     """Number of codes K; the mask token is one more."""
-    grid: tuple[int, int] = (16, 16)
+    grid: tuple[Size, Size] = (16, 16)
     """Rows and columns of the token grid."""
-    dim: int = 768
+    dim: Size = 768
     """Width."""
-    depth: int = 15
+    depth: Blocks = 15
     """Number of blocks."""
-    heads: int = 16
+    heads: Size = 16
     """Attention heads; they share the width evenly."""
-    mlp_dim: int = 1536
+    mlp_dim: Size = 1536
     """Hidden width of the feed-forward part."""
     pre_norm: bool = False
     """Normalise before each part of a block instead of after its residual sum."""
@@ -39,16 +43,16 @@ class TransformerConfig:
     head's width is then a multiple of 4."""
     qk_norm: bool = False
     """Normalise queries and keys (Dehghani et al. 2023, ViT-22B)."""
-    dropout: float = 0.0
+    dropout: Dropout = 0.0
     """Dropout on embeddings and on what each part of a block adds."""
-    attention_dropout: float = 0.1
+    attention_dropout: Dropout = 0.1
     """Dropout on attention weights, after the softmax."""
     tied_output: bool = True
     """Predict with the token embedding itself instead of a matrix of its own."""
     mask_logit: bool = False
     """Score the mask token beside the codes, as the reference experiment does; decoding passes over
     it."""
-    patch_size: int = 0
+    patch_size: Annotated[int, Field(ge=0, le=256)] = 0
     """Side of a token's patch in pixels: the known pixels of each patch are then added to its
     token's embedding, as a patch partly in the hole has no token. 0 sees tokens alone, as in the
     paper."""
@@ -59,19 +63,14 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        sizes = (self.codebook_size, *self.grid, self.length, self.dim, self.heads, self.mlp_dim)
-        if not (all(1 <= n <= 2**20 for n in sizes) and 0 <= self.depth <= 1000):
-            raise MaskweaveError(f"sizes out of range: {self}")
-        if not 0 <= self.patch_size <= 256:
-            raise MaskweaveError(f"patch_size must be from 0 to 256, got {self.patch_size}")
+        if self.length > 2**20:
+            raise MaskweaveError(f"a grid has at most 2**20 tokens, got {self.grid}")
         if self.guided and not self.patch_size:
             raise MaskweaveError("a guided transformer sees pixels: patch_size must not be 0")
         if self.dim % self.heads:
             raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.rotary and self.dim // self.heads % 4:
             raise MaskweaveError(f"2-D rotary positions need heads of a multiple of 4: {self}")
-        if not (0 <= self.dropout < 1 and 0 <= self.attention_dropout < 1):
-            raise MaskweaveError("dropouts must be in [0, 1)")
 
     @property
     def length(self) -> int:

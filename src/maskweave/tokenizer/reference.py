@@ -1,66 +1,62 @@
 """The VQGAN of the reference experiment, for weights that were trained with it."""
 
-import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor, nn
 
 from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide
+from maskweave.settings import settings
 from maskweave.tokenizer.base import Tokenizer
 
 Layer = Literal["residual", "attention", "down", "up"]
 """Two convolutions around a skip, self-attention over all positions, half or double the size."""
 
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Width = Annotated[int, Field(ge=32, le=2**12, multiple_of=32)]
+Colour = Annotated[float, Field(gt=0)]
 
-@dataclass(frozen=True)
+
+@settings
 class ReferenceConfig:
     """Layers and sizes of a reference VQGAN."""
 
     encoder: tuple[Layer, ...]
     """Layers between the encoder's first convolution and its last norm."""
-    encoder_channels: tuple[int, ...]
+    encoder_channels: tuple[Width, ...]
     """Widths, multiples of 32: of the first convolution and of what each layer puts out."""
     decoder: tuple[Layer, ...]
     """Layers of the decoder, likewise, with as many ``up`` as there are ``down`` in ``encoder``."""
-    decoder_channels: tuple[int, ...]
+    decoder_channels: tuple[Width, ...]
     """Widths of the decoder, as in ``encoder_channels``."""
-    image_size: int = 64
+    image_size: Annotated[int, Field(ge=1, le=2**12)] = 64
     """Side of the square images, in pixels."""
-    codebook_size: int = 1024
+    codebook_size: Size = 1024
     """Number of codes."""
-    codebook_dim: int = 256
+    codebook_dim: Size = 256
     """Length of a code."""
-    mean: tuple[float, ...] = (0.4868, 0.4341, 0.3844)
+    mean: tuple[float, float, float] = (0.4868, 0.4341, 0.3844)
     """Means of the red, green and blue of the images it was trained on, in [0, 1]."""
-    std: tuple[float, ...] = (0.2620, 0.2527, 0.2543)
+    std: tuple[Colour, Colour, Colour] = (0.2620, 0.2527, 0.2543)
     """Their standard deviations."""
     architecture: Literal["reference"] = "reference"
     """Tells this config from a ``TokenizerConfig`` on disk."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        if not all(1 <= n <= 2**16 for n in (self.codebook_size, self.codebook_dim)):
-            raise MaskweaveError(f"sizes out of range: {self}")
         _check_layers(self.encoder, self.encoder_channels, without="up")
         _check_layers(self.decoder, self.decoder_channels, without="down")
         if self.encoder.count("down") != self.decoder.count("up"):
             raise MaskweaveError("the decoder does not end at the size that the encoder starts at")
-        if not self.patch_size <= self.image_size <= 2**12 or self.image_size % self.patch_size:
+        if self.image_size % self.patch_size:
             raise MaskweaveError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "
-                "up to 4096"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
-        colours = (*self.mean, *self.std)
-        if not (len(self.mean) == len(self.std) == 3 and all(map(math.isfinite, colours))):
-            raise MaskweaveError("mean and std are of three colours")
-        if min(self.std) <= 0:
-            raise MaskweaveError(f"std must be positive, got {self.std}")
 
     @property
     def patch_size(self) -> int:
@@ -237,8 +233,6 @@ def _layer(kind: Layer, before: int, after: int) -> nn.Module:
 def _check_layers(layers: tuple[Layer, ...], channels: tuple[int, ...], without: Layer) -> None:
     if len(layers) > 1000 or len(channels) != len(layers) + 1 or without in layers:
         raise MaskweaveError(f"no stack of layers: {layers} of widths {channels}")
-    if any(width % 32 or not 32 <= width <= 2**12 for width in channels):
-        raise MaskweaveError(f"channel widths are multiples of 32 to 4096, got {channels}")
     for kind, (before, after) in zip(layers, pairwise(channels), strict=True):
         if kind != "residual" and before != after:
             raise MaskweaveError(f"{kind} cannot change the width from {before} to {after}")

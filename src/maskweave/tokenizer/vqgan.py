@@ -1,44 +1,49 @@
 """VQGAN (Esser et al. 2021): an image to a grid of tokens, and tokens to an image."""
 
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import replace
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
+from pydantic import Field
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide, interpolated
 from maskweave.holes import token_mask
+from maskweave.settings import Blocks, settings
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.decoder import Decoder
 from maskweave.tokenizer.encoder import PatchEncoder
 from maskweave.tokenizer.quantize import Codebook
 
+Size = Annotated[int, Field(ge=1, le=2**16)]
+Width = Annotated[int, Field(ge=8, le=2**12, multiple_of=8)]
 
-@dataclass(frozen=True)
+
+@settings
 class TokenizerConfig:
     """Sizes of a tokenizer; the defaults are those of 64x64 images at f = 4."""
 
-    image_size: int = 64
+    image_size: Annotated[int, Field(ge=1, le=2**12)] = 64
     """Side of the square images, in pixels."""
     patch_size: int = 4
     """Side of a token's patch, in pixels: the factor f, a power of two dividing the image size."""
-    codebook_size: int = 1024
+    codebook_size: Size = 1024
     """Number of codes."""
-    codebook_dim: int = 8
+    codebook_dim: Size = 8
     """Length of a code."""
-    encoder_dim: int = 256
+    encoder_dim: Size = 256
     """Width of the patch encoder."""
-    encoder_blocks: int = 3
+    encoder_blocks: Blocks = 3
     """Residual blocks of the patch encoder."""
-    channels: tuple[int, ...] = (32, 64, 192)
+    channels: tuple[Width, ...] = (32, 64, 192)
     """Decoder widths from pixels down to the token grid: log2(patch_size) + 1 multiples of 8."""
-    decoder_blocks: int = 3
+    decoder_blocks: Blocks = 3
     """Residual blocks of the decoder at the token grid."""
     guided: bool = False
     """Paint the difference from a guide under the hole, rather than the picture itself."""
-    attention_heads: int = 0
+    attention_heads: Annotated[int, Field(ge=0, le=256)] = 0
     """Heads of self-attention after each residual block at the token grid, for what lies far from
     the known pixels; 0 has none."""
     smooth: bool = False
@@ -48,28 +53,19 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        sizes = (self.codebook_size, self.codebook_dim, self.encoder_dim)
-        blocks = (self.encoder_blocks, self.decoder_blocks)
-        if not (all(1 <= n <= 2**16 for n in sizes) and all(0 <= n <= 1000 for n in blocks)):
-            raise MaskweaveError(f"sizes out of range: {self}")
         if self.patch_size != 2 ** (len(self.channels) - 1):
             raise MaskweaveError(
                 f"patch_size {self.patch_size} needs log2(patch_size) + 1 channel widths, "
                 f"got {self.channels}"
             )
-        if not self.patch_size <= self.image_size <= 2**12 or self.image_size % self.patch_size:
+        if self.image_size % self.patch_size:
             raise MaskweaveError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size} "
-                "up to 4096"
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
-        if not 0 <= self.attention_heads <= 256 or (
-            self.attention_heads and self.channels[-1] % self.attention_heads
-        ):
+        if self.attention_heads and self.channels[-1] % self.attention_heads:
             raise MaskweaveError(
                 f"attention_heads {self.attention_heads} do not share {self.channels[-1]} channels"
             )
-        if any(width % 8 or not 8 <= width <= 2**12 for width in self.channels):
-            raise MaskweaveError(f"channel widths are multiples of 8 to 4096, got {self.channels}")
 
 
 class Reconstruction(NamedTuple):

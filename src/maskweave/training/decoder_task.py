@@ -2,20 +2,21 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Bool, Float, UInt8
+from pydantic import Field
 from torch import Tensor
 
-from maskweave.errors import MaskweaveError
 from maskweave.fill import expected_codes, fill_tokens
 from maskweave.guide import Guide, interpolated
-from maskweave.maskgit import DecodeSettings
+from maskweave.maskgit import Steps, Temperature
 from maskweave.pipeline import InpaintPipeline
+from maskweave.settings import Share, settings
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Scalars
@@ -25,20 +26,20 @@ from maskweave.training.sheet import Sheet
 from maskweave.training.validation import Means, Validation
 
 
-@dataclass(frozen=True)
+@settings
 class DecoderRecipe:
     """Everything that decides a run of stage 3, except the images and the model."""
 
-    filled: float = 0.75
+    filled: Share = 0.75
     """Share of images whose tokens under the hole are the transformer's, not the true ones."""
-    expected: float = 0.5
+    expected: Share = 0.5
     """Share of these images in which the hole has the expected codes, not those of sampled tokens:
     softmax(logits) @ codes, from one pass with all tokens under the hole masked."""
-    fill_steps: int = 4
+    fill_steps: Steps = 4
     """Steps in which the transformer fills a hole, from now on a default of the model."""
-    token_temperature: float = 0.5
+    token_temperature: Temperature = 0.5
     """Temperature at which it samples tokens, likewise."""
-    blocks: int = 0
+    blocks: Annotated[int, Field(ge=0, le=100)] = 0
     """Residual blocks added to the decoder at the token grid, for a wider view of the known."""
     examples: ExamplesConfig = ExamplesConfig()
     """Pictures and holes."""
@@ -48,15 +49,6 @@ class DecoderRecipe:
     """Settings of the optimisers of the decoder and, alike, of the discriminator."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
-
-    def __post_init__(self) -> None:
-        """Refuse a share beyond 1, settings that fill nothing and blocks beyond reason."""
-        for name in ("filled", "expected"):
-            if not 0 <= (share := getattr(self, name)) <= 1:
-                raise MaskweaveError(f"{name} is a share from 0 to 1, got {share}")
-        DecodeSettings(steps=self.fill_steps, token_temperature=self.token_temperature)
-        if not 0 <= self.blocks <= 100:
-            raise MaskweaveError(f"blocks to add are 0 to 100, got {self.blocks}")
 
 
 class DecoderTask:

@@ -1,7 +1,6 @@
 """What a training step sees: pictures, holes in them, and guides under the holes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,29 +22,28 @@ from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide, interpolated
 from maskweave.holes import KINDS, PHOTO_KINDS, check_kinds, draw_holes
+from maskweave.settings import Share, settings
 
 
-@dataclass(frozen=True)
+@settings
 class ExamplesConfig:
     """Which pictures are made of the images, and the holes in them."""
 
     holes: tuple[str, ...] = KINDS
     """Kinds of holes that are drawn."""
-    whole: float = 0.1
+    whole: Share = 0.1
     """Share of examples whose hole is everything."""
-    crop: float = 0.0
+    crop: Share = 0.0
     """Least side of a random crop of a photo, as a share of the photo's shorter side; 0 takes whole
     images, cropped to their central square."""
     shift: int = 4
     """Largest random shift of whole images, in pixels, less than the image size."""
-    finer: float = 0.0
+    finer: Share = 0.0
     """Share of examples whose guide is the fill of a coarser level, for models with a guide."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown holes and shares beyond 1."""
+        """Refuse unknown holes."""
         check_kinds(self.holes)
-        if not all(0 <= share <= 1 for share in (self.whole, self.crop, self.finer)):
-            raise MaskweaveError(f"shares of examples are from 0 to 1: {self}")
 
     @property
     def validated(self) -> tuple[str, ...]:

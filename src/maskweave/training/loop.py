@@ -1,11 +1,10 @@
 """The training loop: steps, logs, validation and checkpoints. It knows no model."""
 
 import time
-from dataclasses import dataclass
 from datetime import timedelta
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from accelerate.utils import (
     set_seed,
 )
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -25,54 +25,48 @@ from maskweave.data.sampler import StepSampler
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
 from maskweave.progress import note, progress
+from maskweave.settings import Natural, Positive, settings
 from maskweave.training.checkpoints import check_disk, resume, save, writing
 from maskweave.training.speed import gemm_rate
 
 Scalars = dict[str, Tensor | float]
 
 
-@dataclass(frozen=True)
+@settings
 class RunConfig:
     """How long to train, on how much at once, and what to write on the way."""
 
-    steps: int = 10_000
+    steps: Natural = 10_000
     """Optimiser steps of the whole run; 0 where it is given in epochs."""
-    epochs: int = 0
+    epochs: Natural = 0
     """Passes over the images, where the run is not given in steps."""
-    batch_size: int = 64
+    batch_size: Positive = 64
     """Images per step, of all processes together."""
-    accumulate: int = 1
+    accumulate: Positive = 1
     """Parts in which each process takes its share of a batch, to need less memory."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of everything random in the run."""
-    precision: str = "bf16"
+    precision: Literal["no", "bf16"] = "bf16"
     """Accelerate's mixed precision: no or bf16."""
     compile: bool = False
     """Compile the transformer with ``torch.compile``. The tokenizer is not compiled: its adaptive
     weight goes through one graph several times, which compiled graphs are not made for."""
-    workers: int = 0
+    workers: Natural = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
-    log_every: int = 10
+    log_every: Positive = 10
     """Steps over which logged figures are averaged."""
-    save_every: int = 500
+    save_every: Positive = 500
     """Steps between checkpoints, each with validation figures and sample pictures."""
     wandb: bool = False
     """Log to Weights & Biases too."""
 
     def __post_init__(self) -> None:
-        """Refuse counts that cannot run."""
-        counts = (self.batch_size, self.accumulate, self.log_every, self.save_every)
-        if min(counts) < 1 or min(self.workers, self.steps, self.epochs) < 0:
-            raise MaskweaveError(f"counts of steps and images must be positive: {self}")
+        """Refuse a run of no length or of two."""
         if (self.steps == 0) == (self.epochs == 0):
             raise MaskweaveError(
                 f"a run has either steps or epochs, the other is 0; got {self.steps} steps and "
                 f"{self.epochs} epochs"
             )
-        if not 0 <= self.seed < 2**63:
-            raise MaskweaveError(f"seed must be from 0 to 2**63 - 1, got {self.seed}")
-        if self.precision not in ("no", "bf16"):
-            raise MaskweaveError(f"precision is no or bf16, got {self.precision!r}")
 
 
 class Task(Protocol):

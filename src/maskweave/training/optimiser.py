@@ -3,56 +3,52 @@
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Bool
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 from maskweave.errors import MaskweaveError
+from maskweave.settings import Natural, Share, Weight, settings
 from maskweave.training.loop import Course
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
-@dataclass(frozen=True)
+
+@settings
 class OptimiserConfig:
     """AdamW with a linear warm-up, a constant rate and a linear decay to zero."""
 
-    learning_rate: float = 5e-4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     """Peak learning rate."""
-    betas: tuple[float, ...] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Decay rates of AdamW's two moments."""
-    weight_decay: float = 0.01
+    weight_decay: Weight = 0.01
     """Decoupled weight decay of linear and convolution weights."""
-    warmup: int = 100
+    warmup: Natural = 100
     """Steps over which the rate rises from zero."""
-    warmup_epochs: int = 0
+    warmup_epochs: Natural = 0
     """Warm-up in passes over the images, the rate constant within each, instead of in steps."""
-    decay: float = 0.3
+    decay: Share = 0.3
     """Share of the run, at its end, over which the rate falls to zero."""
-    clip: float = 1.0
+    clip: Weight = 1.0
     """Largest gradient norm; 0 clips nothing."""
-    ema: float = 0.999
+    ema: Decay = 0.999
     """Decay of the averaged weights, less at the start; 0 averages nothing."""
     frozen: tuple[str, ...] = ()
     """Names of parameters that keep their initial values."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        if not (0 < self.learning_rate < math.inf and 0 <= self.weight_decay < math.inf):
-            raise MaskweaveError(f"learning_rate and weight_decay must be positive: {self}")
-        if min(self.warmup, self.warmup_epochs) < 0 or not 0 <= self.clip < math.inf:
-            raise MaskweaveError(f"optimiser settings out of range: {self}")
+        """Refuse a warm-up of two lengths."""
         if self.warmup and self.warmup_epochs:
             raise MaskweaveError(
                 f"a warm-up has either steps or epochs, and 0 of the others; got {self.warmup} "
                 f"steps and {self.warmup_epochs} epochs"
             )
-        if not (0 <= self.decay <= 1 and 0 <= self.ema < 1):
-            raise MaskweaveError(f"optimiser settings out of range: {self}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise MaskweaveError(f"betas are two numbers in [0, 1), got {self.betas}")
 
 
 def adamw(model: nn.Module, config: OptimiserConfig) -> torch.optim.AdamW:

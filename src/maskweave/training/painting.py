@@ -1,8 +1,7 @@
 """How far painted holes are from the truth, and a discriminator that learns beside the painter."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
@@ -10,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
+from maskweave.settings import Share, Weight, settings
 from maskweave.tokenizer.discriminator import PatchDiscriminator
 from maskweave.tokenizer.losses import (
     adaptive_weight,
@@ -28,28 +28,22 @@ POOLED = 16
 """Pixels from one place to the next in the last features of LPIPS's networks."""
 
 
-@dataclass(frozen=True)
+@settings
 class PaintingLoss:
     """Weights of the losses of painted holes (VQGAN, section 3.1)."""
 
-    perceptual: float = 2.0
+    perceptual: Weight = 2.0
     """Weight of LPIPS beside the mean absolute error; 0 needs no LPIPS weights."""
-    codebook: float = 0.5
+    codebook: Weight = 0.5
     """Weight of the codebook and commitment losses, where the codebook learns."""
-    entropy: float = 0.0
+    entropy: Weight = 0.0
     """Weight of the entropy loss of the codes, where the codebook learns."""
-    known: float = 0.1
+    known: Weight = 0.1
     """Weight of the mean pixel error outside the hole, beside 1 in it."""
-    adversarial: float = 0.1
+    adversarial: Weight = 0.1
     """Weight of the adversarial loss, on top of the adaptive one; 0 trains no discriminator."""
-    adversarial_start: float = 0.6
+    adversarial_start: Share = 0.6
     """Share of the run after which the discriminator joins."""
-
-    def __post_init__(self) -> None:
-        """Refuse negative weights and shares beyond 1."""
-        weights = (self.perceptual, self.codebook, self.entropy, self.known, self.adversarial)
-        if not (all(0 <= w < math.inf for w in weights) and 0 <= self.adversarial_start <= 1):
-            raise MaskweaveError(f"loss settings out of range: {self}")
 
 
 Paint = Callable[[slice], tuple[Float[Tensor, "batch 3 height width"], Tensor | float]]

@@ -1,7 +1,6 @@
 """Stage 1: the tokenizer, trained to paint holes from their true tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from maskweave.checkpoint import save_component
-from maskweave.errors import MaskweaveError
 from maskweave.progress import warn
+from maskweave.settings import Share, settings
 from maskweave.tokenizer.quantize import Codebook, token_counts
 from maskweave.tokenizer.vqgan import VQGAN, Reconstruction, TokenizerConfig
 from maskweave.training.examples import Example, ExamplesConfig
@@ -29,7 +28,7 @@ SETTLED = 0.05
 """Share of the run, at its end, in which no code is moved."""
 
 
-@dataclass(frozen=True)
+@settings
 class TokenizerRecipe:
     """Everything that decides a run of stage 1, except the images."""
 
@@ -37,7 +36,7 @@ class TokenizerRecipe:
     """Sizes of the tokenizer."""
     examples: ExamplesConfig = ExamplesConfig()
     """Pictures and holes."""
-    unknown: float = 0.0
+    unknown: Share = 0.0
     """Share of examples whose tokens under the hole are kept from the decoder."""
     loss: PaintingLoss = PaintingLoss()
     """Weights of the losses."""
@@ -49,8 +48,6 @@ class TokenizerRecipe:
     def __post_init__(self) -> None:
         """Refuse examples that the model cannot be trained on."""
         self.examples.check(self.model.image_size, self.model.guided)
-        if not 0 <= self.unknown <= 1:
-            raise MaskweaveError(f"unknown is a share from 0 to 1, got {self.unknown}")
 
 
 class TokenizerTask:

@@ -1,8 +1,6 @@
 """Stage 2: the transformer, trained to predict the tokens under holes."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from maskweave.holes import known_patches, token_mask
 from maskweave.maskgit import DecodeSettings, corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
+from maskweave.settings import Natural, Share, Weight, settings
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Scalars
@@ -35,39 +34,35 @@ RATIO_IMAGES = 32
 """Validation images, the first ones, of which these accuracies are."""
 
 
-@dataclass(frozen=True)
+@settings
 class MaskingConfig:
     """Which tokens are masked in training and what their prediction is worth."""
 
     schedule: str = "cosine"
     """Mask-ratio function gamma: each image's ratio is gamma(u), u uniform in [0, 1)."""
-    ratio: tuple[float, ...] = ()
+    ratio: tuple[Share, ...] = ()
     """Two bounds of a uniform ratio, instead of the schedule."""
     independent: bool = False
     """Mask each token on its own with the ratio's probability, instead of an exact count."""
     holed_tokens: bool = False
     """Show known tokens as encoded from the holed image, as in use; costs an encoding in each step
     and makes no difference to an encoder that sees patch by patch."""
-    unmasked_weight: float = 0.0
+    unmasked_weight: Weight = 0.0
     """Loss weight of tokens that are not masked: 0 is MaskGIT, 1 the reference experiment."""
-    label_smoothing: float = 0.1
+    label_smoothing: Share = 0.1
     """Label smoothing of the cross-entropy, as in MaskGIT."""
-    views: int = 8
+    views: Natural = 8
     """Versions of each image that are tokenised once, as it is, and mirrored and shifted ones; 0
     tokenises each example when it is drawn."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown names and numbers out of range."""
+        """Refuse an unknown schedule and bounds that fall."""
         named(self.schedule)
-        if not (0 <= self.label_smoothing <= 1 and 0 <= self.unmasked_weight < math.inf):
-            raise MaskweaveError(f"masking settings out of range: {self}")
-        if self.views < 0:
-            raise MaskweaveError(f"views must be at least 0, got {self.views}")
-        if self.ratio and not (len(self.ratio) == 2 and 0 <= self.ratio[0] <= self.ratio[1] <= 1):
+        if self.ratio and not (len(self.ratio) == 2 and self.ratio[0] <= self.ratio[1]):
             raise MaskweaveError(f"ratio needs two rising bounds in [0, 1], got {self.ratio}")
 
 
-@dataclass(frozen=True)
+@settings
 class TransformerRecipe:
     """Everything that decides a run of stage 2, except the images and the tokenizer."""
 
