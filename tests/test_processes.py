@@ -186,6 +186,7 @@ def test_a_compiled_transformer_trains_as_a_plain_one(
     assert_same_curves(tmp_path / "model", single / "model", tolerance=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of too few cores
 def test_workers_change_nothing(noise: Path, single: Path, tmp_path: Path) -> None:
     tokenizer = single / "tokenizer" / "tokenizer"
     recipe = override(TRANSFORMER, ["run.workers=2"])
