@@ -84,6 +84,8 @@ class Decoder(nn.Module):
         self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.embed = nn.Conv2d(codebook_dim, channels[-1], 1)
+        # What comes down from a whole picture, known or guessed, would drown the codes.
+        self.meet = nn.GroupNorm(8, channels[-1]) if guided else nn.Identity()
         self.middle = nn.Sequential(*(self._middle(channels[-1]) for _ in range(blocks)))
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in reversed(steps)
@@ -94,6 +96,7 @@ class Decoder(nn.Module):
         if guided:  # at first the guide itself is painted
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
+            nn.init.normal_(self.embed.weight)  # of codes of length 1
 
     def _middle(self, channels: int) -> nn.Module:
         if not self.heads:
@@ -123,7 +126,7 @@ class Decoder(nn.Module):
             x = block(x)
             skips.append(x)
             x = down(x)
-        x = self.middle(x + self.embed(codes))
+        x = self.middle(self.meet(x) + self.embed(codes))
         for up, block in zip(self.ups, self.up_blocks, strict=True):
             x = block(up(F.interpolate(x, scale_factor=2.0, mode=self.enlargement)) + skips.pop())
         painted = self.output(F.silu(self.norm(x)))
