@@ -224,6 +224,13 @@ def test_configs_of_version_0_1_are_read_with_the_names_of_today(tmp_path: Path)
     assert again.defaults == DecodeSettings(steps=3, order="probability")
 
 
+@pytest.mark.parametrize("defaults", [5, "abc", None, [1, 2]])
+def test_defaults_that_are_no_object_are_refused(model: Path, defaults: object) -> None:
+    (model / "config.json").write_text(json.dumps({"defaults": defaults}))
+    with pytest.raises(MaskweaveError, match=r"config\.json: defaults are a JSON object"):
+        InpaintPipeline.from_pretrained(model)
+
+
 def test_the_modern_block_of_version_0_1_is_its_four_choices(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"modern": true, "length": 12}')

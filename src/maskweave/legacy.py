@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from maskweave.errors import MaskweaveError
 from maskweave.files import read_json
 
 RENAMED = {"patch": "patch_size", "code_dim": "codebook_dim", "layers": "depth"}
@@ -32,7 +33,9 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def read_defaults(file: Path) -> dict[str, Any]:
     """Read the default decode settings of a model, as ``read_config`` does a component."""
-    defaults = dict(read_json(file).get("defaults", {}))
+    defaults = read_json(file).get("defaults", {})
+    if not isinstance(defaults, dict):
+        raise MaskweaveError(f"{file}: defaults are a JSON object, got {defaults!r:.40}")
     confidence = defaults.pop("confidence", None)
     if confidence is not None:
         defaults["order"] = "confidence" if confidence == "log_probability" else confidence
