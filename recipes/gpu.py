@@ -249,7 +249,7 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder of the runs.")],
     preset: Annotated[str, typer.Option(help="Name of the recipes.")] = "photos",
     init: Annotated[str | None, typer.Option(help="Model, or its files, to start from.")] = None,
-    stages: Annotated[str, typer.Option(help="Which, in order.")] = ",".join(STAGES),
+    stages: Annotated[str, typer.Option(help="Which of them, by commas.")] = ",".join(STAGES),
     shares: Annotated[str, typer.Option(help="Of the time, for each stage.")] = "0.35,0.3,0.35",
     batch: Annotated[int, typer.Option(help="Images per step.")] = 256,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = -1,
@@ -257,7 +257,12 @@ def main(
     set_: Annotated[list[str] | None, typer.Option("--set", help="STAGE.FIELD=VALUE.")] = None,
 ) -> None:
     """Train the stages of a preset within some minutes; print what each came to as JSON."""
-    given = dict(zip(STAGES, map(float, shares.split(",")), strict=True))
+    try:
+        given = dict(zip(STAGES, map(float, shares.split(",")), strict=True))
+    except ValueError as error:
+        raise MaskweaveError(f"shares are {len(STAGES)} numbers, got {shares!r}") from error
+    if not all(0 < share < float("inf") for share in given.values()):
+        raise MaskweaveError(f"shares are above 0, got {shares!r}")
     if unknown := set(stages.split(",")) - given.keys():
         raise MaskweaveError(f"no stage is called {', '.join(sorted(unknown))}")
     torch.set_float32_matmul_precision("high")

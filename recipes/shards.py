@@ -73,21 +73,27 @@ def join(folder: Path, model: Path) -> None:
     Raises
     ------
     MaskweaveError
-        If a file is missing or cannot be written.
+        If a file is missing, is not what ``split`` writes, or cannot be written.
     """
     description = read_json(folder / "model.json")
     weights: dict[str, dict[str, torch.Tensor]] = {name: {} for name in COMPONENTS}
-    for number in range(description["files"]):
+    allowed = {"config.json", *(f"{component}/config.json" for component in COMPONENTS)}
+    files, configs = description.get("files"), description.get("configs")
+    if not (isinstance(files, int) and isinstance(configs, dict) and allowed >= configs.keys()):
+        raise MaskweaveError(f"{folder / 'model.json'} does not describe a model")
+    for number in range(files):
         file = folder / f"weights-{number}.safetensors"
         if not file.exists():
             raise MaskweaveError(f"{file} is missing")
         for path, value in load_file(file).items():
             component, _, name = path.partition(".")
+            if component not in weights:
+                raise MaskweaveError(f"{file} holds {path}, which is of no component")
             weights[component][name] = value
     for component, tensors in weights.items():
         if tensors:
             write_whole(model / component / "model.safetensors", save(tensors))
-    for name, config in description["configs"].items():
+    for name, config in configs.items():
         write_json(model / name, config)
 
 

@@ -189,6 +189,7 @@ def test_results_that_would_replace_each_other_are_refused(photos: Path, tiny_mo
         ({"--mask": "none.png"}, "does not exist"),
         ({"--mask": None}, "has no transparency: name a --mask"),
         ({"--mask": "images/b.png"}, "the mask is 30x20 pixels, the image 16x16"),
+        ({"--model": ""}, "unknown model ''"),
         ({"--model": "no-such-model"}, "unknown model 'no-such-model'"),
         ({"--output": "out.gif"}, "must be a folder or an image"),
         ({"--output": "masks/a.png"}, "exists; --overwrite replaces it"),
@@ -289,6 +290,25 @@ def test_holes_for_no_images_are_refused(folder: str, message: str, tmp_path: Pa
     (tmp_path / "empty").mkdir()
     fails(run("holes", "--output", tmp_path / "out", "--images", tmp_path / folder), message)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_hole_is_drawn_if_an_image_has_no_room_for_one(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name, size in (("a", 64), ("b", 1)):
+        Image.new("RGB", (size, size)).save(tmp_path / "photos" / f"{name}.png")
+    result = run("holes", "--output", tmp_path / "out", "--images", tmp_path / "photos")
+    fails(result, "b.png: a hole needs at least 8x8 pixels")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_fill_is_written_if_a_folder_has_the_name_of_one(photos: Path, tiny_model: Path) -> None:
+    (photos / "out_2.png").mkdir()
+    result = run(
+        "inpaint", photos / "images/a.png", "--mask", photos / "masks/a.png", "--num-samples", 2,
+        "--output", photos / "out.png", "--model", tiny_model, "--overwrite",
+    )  # fmt: skip
+    fails(result, "out_2.png is a folder")
+    assert not (photos / "out_1.png").exists()
 
 
 def test_holes_are_not_overwritten(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import tiny_guided, tiny_pipeline
+from maskweave.errors import MaskweaveError
 from maskweave.fill import decode_tokens, expected_codes, fill_batch, predictor
 from maskweave.guide import Guide, interpolated
 from maskweave.holes import token_mask
@@ -138,3 +139,12 @@ def test_law_3_known_tokens_stay_with_a_guide_too() -> None:
     stays = ~token_mask(hole, 4)
     for step in steps:
         assert torch.equal(step.tokens[stays], model.tokenizer.encode(images)[stays])
+
+
+@pytest.mark.parametrize("paint", ["sampled", "expected"])
+def test_broken_weights_are_refused_however_is_painted(paint: str) -> None:
+    model = tiny_pipeline()
+    torch.nn.init.constant_(model.transformer.bias, float("nan"))
+    images, hole = batch()
+    with pytest.raises(MaskweaveError, match="its weights are broken"):
+        list(fill_batch(*parts(model), images, hole, [0, 1, 2], DecodeSettings(paint=paint)))

@@ -233,3 +233,28 @@ def test_lpips_finds_the_packed_weights(
     assert 2_000_000 < size < 3_000_000
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     torch.testing.assert_close(perceptual_loss()(*images), expected, rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"files": "x", "configs": {}},
+        {"files": 0, "configs": {"../escaped.json": {}}},
+        {"files": 0, "configs": {"tokenizer/../../escaped.json": {}}},
+        {"configs": {}},
+    ],
+)
+def test_what_split_has_not_written_is_not_joined(
+    description: dict[str, object], tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.json").write_text(json.dumps(description))
+    with pytest.raises(MaskweaveError, match=r"model\.json does not describe a model"):
+        shards.join(tmp_path / "out", tmp_path / "deep" / "model")
+    assert [*tmp_path.iterdir()] == [tmp_path / "out"]
+
+
+@pytest.mark.parametrize("shares", ["1,2", "0,0,0", "a,b,c", "1,nan,1"])
+def test_shares_that_share_nothing_are_refused(shares: str, tmp_path: Path) -> None:
+    with pytest.raises(MaskweaveError, match=r"^shares are"):
+        gpu.main(1, tmp_path, tmp_path, tmp_path, shares=shares)

@@ -1,5 +1,6 @@
 """The pipeline's laws, on images of any size, and the conventions of its call."""
 
+import io
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -246,6 +247,7 @@ def test_every_type_of_input_gives_the_same_fill(pipeline: InpaintPipeline) -> N
         (floats, hole.astype(np.float32)),
         (tensor, torch.from_numpy(hole)),
         (tensor.float() / 255, torch.from_numpy(hole)[None].float()),
+        (tensor, torch.from_numpy(hole).bfloat16()),
         (floats[None], white[None]),
         (tensor[None], torch.from_numpy(white)[None]),
         ([image], [hole]),
@@ -338,6 +340,15 @@ def test_lower_precision_changes_neither_laws_nor_types(
 IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
 
 
+def truncated() -> Image.Image:
+    content = io.BytesIO()
+    Image.fromarray(picture(16, 16)).save(content, "PNG")
+    return Image.open(io.BytesIO(content.getvalue()[:300]))
+
+
+TRUNCATED = truncated()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -349,8 +360,14 @@ IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
         ({"image": np.full((16, 16, 3), np.nan)}, "an image is"),
         ({"image": np.zeros((16, 16), dtype=np.uint8)}, "an image is"),
         ({"generator": seeded(0, 1)}, "1 images need as many generators, .*got 2"),
-        ({"num_images_per_prompt": 0}, "must be at least 1"),
-        ({"batch_size": 0}, "must be at least 1"),
+        ({"generator": 3}, "generator is a torch.Generator or a list"),
+        ({"generator": [None]}, "generator is a torch.Generator or a list"),
+        ({"image": TRUNCATED}, "the image is not a readable image"),
+        ({"mask_image": TRUNCATED}, "the mask is not a readable image"),
+        ({"num_images_per_prompt": 0}, "of at least 1"),
+        ({"num_images_per_prompt": 1.5}, "of at least 1"),
+        ({"batch_size": 0}, "of at least 1"),
+        ({"batch_size": None}, "of at least 1"),
         ({"output_type": "jpeg"}, "output_type is pil, np or pt"),
         ({"num_inference_steps": 0}, "steps should be greater than or equal to 1"),
         ({"schedule": "sine"}, "unknown schedule"),

@@ -100,7 +100,7 @@ def resolve(name: str | Path, **hub: Any) -> Path:
     """
     if str(name) in shipped_models():
         return SHIPPED / str(name)
-    if Path(name).is_dir():
+    if str(name) and Path(name).is_dir():
         return Path(name)
     shipped = ", ".join(shipped_models()) or "none"
     if not HUB_ID.fullmatch(str(name)):

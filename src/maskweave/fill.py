@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide, interpolated
 from maskweave.holes import known_patches, token_mask
-from maskweave.maskgit import DecodeSettings, Predict, Step, decode
+from maskweave.maskgit import BROKEN, DecodeSettings, Predict, Step, are_sound, decode
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import BidirectionalTransformer
 
@@ -132,6 +133,11 @@ def expected_codes(
 
     One pass of the transformer with all tokens under the hole masked: softmax(logits) weighs the
     codes. Known tokens have their own code. ``known`` is 0 in the hole.
+
+    Raises
+    ------
+    MaskweaveError
+        If the transformer's weights are broken.
     """
     masked = token_mask(hole, tokenizer.patch_size)
     tokens = _encode(tokenizer, known)
@@ -139,6 +145,8 @@ def expected_codes(
     shown = tokens.masked_fill(masked, transformer.config.mask_token)
     predict = predictor(tokenizer, transformer, known, hole, guide)
     logits = predict(shown, masked, 0.0)[:, : tokenizer.codebook_size].float()  # (M, K)
+    if not are_sound(logits):
+        raise MaskweaveError(BROKEN)
     probabilities = logits.softmax(-1)
     with torch.autocast(known.device.type, enabled=False):
         mean = probabilities @ tokenizer.codes.float()

@@ -95,11 +95,7 @@ def draw_hole(
         If the kind is unknown or the size too small.
     """
     check_kinds([kind])
-    if min(height, width) < 8 or max(height, width) > LONGEST * min(height, width):
-        raise MaskweaveError(
-            f"a hole needs at least 8x8 pixels and sides that differ at most {LONGEST} times, "
-            f"got {width}x{height}"
-        )
+    check_size(height, width)
     match kind:
         case "random-walk":
             draw = draw_random_walk
@@ -123,6 +119,15 @@ def draw_hole(
         hole = draw(height, width, rng)
         if 0 < np.count_nonzero(hole) <= LARGEST_SHARE * hole.size:
             return hole
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise MaskweaveError if an image of this size is too small for a hole, or too long."""
+    if min(height, width) < 8 or max(height, width) > LONGEST * min(height, width):
+        raise MaskweaveError(
+            f"a hole needs at least 8x8 pixels and sides that differ at most {LONGEST} times, "
+            f"got {width}x{height}"
+        )
 
 
 def check_kinds(kinds: Sequence[str]) -> None:

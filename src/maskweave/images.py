@@ -11,7 +11,8 @@ than ``LARGEST_IMAGE`` pixels.
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -174,9 +175,10 @@ def as_pixels(image: Any) -> Pixels:
     (3, height, width); floats are in [0, 1] and are rounded.
     """
     if isinstance(image, Image.Image):
-        return np.array(_checked(image, "the image").convert("RGB"))
+        with _readable("the image"):
+            return np.array(_checked(image, "the image").convert("RGB"))
     if isinstance(image, Tensor) and image.ndim == 3:
-        image = image.detach().cpu().permute(1, 2, 0).numpy()
+        image = _as_array(image.permute(1, 2, 0))
     if isinstance(image, np.ndarray) and image.shape[2:] == (3,):
         if image.dtype == np.uint8:
             return np.array(image, order="C")
@@ -193,11 +195,13 @@ def as_hole(mask: Any, image: Any) -> Hole:
     if mask is None:
         if not (isinstance(image, Image.Image) and image.has_transparency_data):
             raise MaskweaveError("an image without transparency needs a mask_image")
-        return _transparent(_checked(image, "the image"))
+        with _readable("the image"):
+            return _transparent(_checked(image, "the image"))
     if isinstance(mask, Image.Image):
-        mask = np.array(_checked(mask, "the mask").convert("RGB").convert("L"))
+        with _readable("the mask"):
+            mask = np.array(_checked(mask, "the mask").convert("RGB").convert("L"))
     if isinstance(mask, Tensor):
-        mask = mask.detach().cpu().numpy()
+        mask = _as_array(mask)
     if isinstance(mask, np.ndarray) and mask.ndim == 3 and mask.shape[0] == 1:
         mask = mask[0]
     if isinstance(mask, np.ndarray) and mask.ndim == 2:
@@ -230,18 +234,28 @@ def converted(pixels: Pixels, output_type: str) -> Any:
 
 def _open(source: Path | BinaryIO, name: str) -> tuple[Image.Image, str]:
     """Return an image and its format, which the image loses when it is turned."""
+    with _readable(name), warnings.catch_warnings():
+        # Pillow warns of what is odd in a file, and of large images at a limit of its own.
+        warnings.simplefilter("ignore")
+        with Image.open(source, formats=FORMATS) as image:
+            return _checked(image, name), image.format or ""
+
+
+@contextmanager
+def _readable(name: str) -> Generator[None]:
+    """Turn what Pillow's decoders stumble over in a broken file into one line."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of what is odd in a file, and of large images at a limit of its own.
-            warnings.simplefilter("ignore")
-            with Image.open(source, formats=FORMATS) as image:
-                return _checked(image, name), image.format or ""
+        yield
     except MaskweaveError:
         raise
-    # Pillow's decoders raise whatever they stumble over in a broken file.
     except Exception as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise MaskweaveError(f"{name} is not a readable image: {reason}") from error
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
 def _checked(image: Image.Image, name: str) -> Image.Image:

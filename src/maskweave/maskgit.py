@@ -37,6 +37,8 @@ HOTTEST = 1_000_000
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
 
+BROKEN = "the transformer's logits are not finite: its weights are broken"
+
 Paint = Literal["sampled", "expected"]
 """What the decoder paints a hole from: tokens that are decoded, or the mean of all codes, weighted
 by their probabilities in one pass."""
@@ -238,7 +240,7 @@ def decode(
         wanted = hole if settings.remask else masked
         noise = _noise(generators, tokens)  # (2, B, N), uniform in (0, 1)
         logits = predict(tokens, wanted, (k - 1) / settings.steps)[:, :codebook_size].float()
-        sound &= logits.amax(-1).isfinite().all()
+        sound &= are_sound(logits)
         chosen = _sample(logits, noise[0][wanted], settings.token_temperature, settings.top_k)
         chosen = torch.where(masked[wanted], chosen, tokens[wanted])  # (M,)
         log_probabilities = logits.log_softmax(-1)  # (M, K)
@@ -262,11 +264,16 @@ def decode(
         # With a bound only the device knows whether anything is left.
         over = not (masked.any() if settings.entropy_bound is not None else left[k - 1].any())
         if (over or k == settings.last_step) and not sound:
-            raise MaskweaveError("the transformer's logits are not finite: its weights are broken")
+            raise MaskweaveError(BROKEN)
         yield Step(k - 1, tokens, masked, _place(0.0, wanted, log_probability))
         if over:
             return
         tokens = tokens.masked_fill(masked, mask_token)
+
+
+def are_sound(logits: Float[Tensor, "wanted codes"]) -> Bool[Tensor, ""]:
+    """Say whether every token has a likeliest code; single codes may be banned by -inf."""
+    return logits.amax(-1).isfinite().all()
 
 
 def _place(

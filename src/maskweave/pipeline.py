@@ -231,8 +231,8 @@ class InpaintPipeline:
         MaskweaveError
             If sizes or counts do not match or a setting is unknown or out of range.
         """
-        if min(num_images_per_prompt, batch_size) < 1:
-            raise MaskweaveError("num_images_per_prompt and batch_size must be at least 1")
+        if not all(type(n) is int and n >= 1 for n in (num_images_per_prompt, batch_size)):
+            raise MaskweaveError("num_images_per_prompt and batch_size are ints of at least 1")
         if output_type not in ("pil", "np", "pt"):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
         named = {"steps": num_inference_steps, "temperature": temperature}

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -54,6 +55,9 @@ def draw_seeds(
     if generator is None:
         generator = torch.Generator()
         generator.seed()
+    every: list[Any] = list(generator) if isinstance(generator, Sequence) else [generator]
+    if not all(isinstance(one, torch.Generator) for one in every):
+        raise MaskweaveError("generator is a torch.Generator or a list of them")
     if isinstance(generator, torch.Generator):
         generators = [generator] * (images * samples)
     elif len(generator) in (images, images * samples):

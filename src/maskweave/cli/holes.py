@@ -37,10 +37,10 @@ def holes(
     from maskweave.images import list_images, refuse_existing, write_image
 
     check_kinds([kind])
-    width, height = _size(size)
-    wanted = [(f"{kind}_{index:04d}", width, height) for index in range(number)]
     if images:
         wanted = [(file.stem, *_size_of(file)) for file in list_images(images)]
+    else:
+        wanted = [(f"{kind}_{index:04d}", *_size(size)) for index in range(number)]
     files = [output / f"{stem}.png" for stem, *_ in wanted]
     refuse_existing(files, overwrite)
     for index, (file, (_, width, height)) in enumerate(zip(files, wanted, strict=True)):
@@ -63,8 +63,13 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _size_of(file: Path) -> tuple[int, int]:
-    """Return width and height of an image, the right way up."""
+    """Return width and height of an image, the right way up, that has room for a hole."""
+    from maskweave.holes import check_size
     from maskweave.images import read_image
 
     height, width, _ = read_image(file).pixels.shape
+    try:
+        check_size(height, width)
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{file}: {error}") from error
     return width, height

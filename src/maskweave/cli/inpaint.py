@@ -120,6 +120,8 @@ def inpaint(
     if twice:
         raise MaskweaveError(f"{twice[0]} would be written twice")
     refuse_existing(files, overwrite)
+    if not image.is_dir() and (folders := [file for file in files if file.is_dir()]):
+        raise MaskweaveError(f"{folders[0]} is a folder")
 
     started = time.perf_counter()
     with progress(len(jobs), shown=image.is_dir()) as advance:

@@ -36,7 +36,7 @@ Fills holes in {size}x{size} images. Made by `maskweave train {stage}`.
 - **Sizes**: {length} tokens, {codes} codes; see `tokenizer/config.json`, `transformer/config.json`.
 - **Data**: {images} images, and {validation} others for validation.
 - **Recipe**: {steps} steps of {batch} images; the whole is in `recipe.json`.
-- **Validation loss**: {loss:.4g}, in fixed holes of all kinds.
+- **Validation loss**: {loss:.4g}, in fixed holes.
 """
 
 
@@ -176,6 +176,7 @@ def train_transformer(
     start = load_transformer(init) if init else None
     made_of = asdict(recipe) | {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
     folders = _folders(data, output, validation, cache)
+    recipe.examples.check(vqgan.image_size[0], recipe.model.guided)
     stage = _Stage(made_of, recipe.run, recipe.examples, folders, vqgan.image_size[0])
     found, accelerator = stage.data, stage.accelerator
     task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course, start)

@@ -100,7 +100,6 @@ class TransformerTask:
         start: BidirectionalTransformer | None = None,
     ) -> None:
         self.model, self.masking, self.accelerator = recipe.model, recipe.masking, accelerator
-        recipe.examples.check(tokenizer.image_size[0], self.model.guided)
         self.crops = recipe.examples.crop > 0
         self.tokenizer = tokenizer.to(accelerator.device).eval().requires_grad_(False)
         transformer = (start or BidirectionalTransformer(self.model)).train()
