@@ -1,7 +1,7 @@
 """The guide: a blurred picture of what lies under the hole, from which networks start to paint.
 
-At the coarsest level of a photo it is a smooth interpolation of the known pixels, at finer levels
-the fill of the level below.
+Where a hole is first filled it is a smooth interpolation of the known pixels; thick parts of a hole
+are filled again at finer levels, where it is the fill of the level below.
 """
 
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """Folders of images, and images as training takes them: as squares, or whole."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +42,7 @@ def read_square(file: Path, size: int) -> Square:
     MaskweaveError
         If the file cannot be read or a side is shorter than ``size`` pixels.
     """
-    pixels = read_image(file).pixels
-    try:
-        return square(pixels, size)
-    except MaskweaveError as error:
-        raise MaskweaveError(f"{file}: {error}") from error
+    return _converted(file, partial(square, size=size))
 
 
 def square(pixels: Pixels, size: int) -> Square:
@@ -68,11 +66,7 @@ def read_photo(file: Path, shorter_side: int, smallest: int) -> Photo:
     MaskweaveError
         If the file cannot be read or a side is shorter than ``smallest`` pixels.
     """
-    pixels = read_image(file).pixels
-    try:
-        return photo(pixels, shorter_side, smallest)
-    except MaskweaveError as error:
-        raise MaskweaveError(f"{file}: {error}") from error
+    return _converted(file, partial(photo, shorter_side=shorter_side, smallest=smallest))
 
 
 def photo(pixels: Pixels, shorter_side: int, smallest: int) -> Photo:
@@ -88,3 +82,11 @@ def photo(pixels: Pixels, shorter_side: int, smallest: int) -> Photo:
         size = [round(side * shorter_side / shorter) for side in image.size]
         image = image.resize((size[0], size[1]), Image.Resampling.LANCZOS)
     return np.array(image).transpose(2, 0, 1).copy()
+
+
+def _converted(file: Path, convert: Callable[[Pixels], Photo]) -> Photo:
+    pixels = read_image(file).pixels
+    try:
+        return convert(pixels)
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{file}: {error}") from error

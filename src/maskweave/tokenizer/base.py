@@ -27,16 +27,6 @@ class Tokenizer(nn.Module, ABC):
 
     @property
     @abstractmethod
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-
-    @property
-    @abstractmethod
-    def patch_size(self) -> int:
-        """Side of a token's patch, in pixels."""
-
-    @property
-    @abstractmethod
     def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
         """The vector of every code, as ``paint`` takes them."""
 
@@ -91,6 +81,17 @@ class Tokenizer(nn.Module, ABC):
     def codebook_size(self) -> int:
         """Number of codes."""
         return self.config.codebook_size
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a token's patch, in pixels."""
+        return self.config.patch_size
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens; a tokenizer of other images than squares overrides it."""
+        side = self.config.image_size // self.patch_size
+        return side, side
 
     @property
     def image_size(self) -> tuple[int, int]:

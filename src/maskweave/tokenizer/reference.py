@@ -179,17 +179,6 @@ class ReferenceVQGAN(Tokenizer):
         self.decoder = Stack(dim, config.decoder, config.decoder_channels, nn.Identity(), 3)
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        side = self.config.image_size // self.config.patch_size
-        return side, side
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a token in pixels."""
-        return self.config.patch_size
-
-    @property
     def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
         """The vector of every code."""
         return self.codebook.weight

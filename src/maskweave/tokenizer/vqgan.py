@@ -105,17 +105,6 @@ class VQGAN(Tokenizer):
         )
 
     @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of tokens."""
-        side = self.config.image_size // self.config.patch_size
-        return side, side
-
-    @property
-    def patch_size(self) -> int:
-        """Side of a token's patch, in pixels."""
-        return self.config.patch_size
-
-    @property
     def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
         """The unit-length vector of every code."""
         return self.codebook.codes

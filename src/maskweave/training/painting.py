@@ -37,7 +37,8 @@ class PaintingLoss:
     codebook: Weight = 0.5
     """Weight of the codebook and commitment losses, where the codebook learns."""
     entropy: Weight = 0.0
-    """Weight of the entropy loss of the codes, where the codebook learns."""
+    """Weight of the entropy loss of the codes, where the codebook learns. The loss is that of each
+    part of a batch in each process: it alone depends on how many these are."""
     known: Weight = 0.1
     """Weight of the mean pixel error outside the hole, beside 1 in it."""
     adversarial: Weight = 0.1

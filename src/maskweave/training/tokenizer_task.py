@@ -99,7 +99,7 @@ class TokenizerTask:
             )
             outputs.append(output)
             own = self.recipe.loss.codebook * output.codebook_loss
-            if self.recipe.loss.entropy:
+            if self.recipe.loss.entropy and self.revived:  # a frozen codebook needs none
                 own = own + self.recipe.loss.entropy * vqgan.codebook.entropy_loss(output.latents)
             return output.images, own
 

@@ -209,7 +209,7 @@ def train_decoder(
     another model is refused as well.
     """
     pipeline = InpaintPipeline.from_pretrained(model)
-    if not isinstance(pipeline.tokenizer, VQGAN):
+    if not pipeline.tokenizer.sees_known:
         raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
     size = pipeline.tokenizer.config.image_size
     recipe.examples.check(size, pipeline.tokenizer.guided)

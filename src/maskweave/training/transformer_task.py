@@ -45,8 +45,8 @@ class MaskingConfig:
     independent: bool = False
     """Mask each token on its own with the ratio's probability, instead of an exact count."""
     holed_tokens: bool = False
-    """Show known tokens as encoded from the holed image, as in use; costs an encoding in each step
-    and makes no difference to an encoder that sees patch by patch."""
+    """Show known tokens as encoded from the holed image, as in use; costs an encoding in each
+    step, but of an encoder that sees patch by patch, to which it makes no difference."""
     unmasked_weight: Weight = 0.0
     """Loss weight of tokens that are not masked: 0 is MaskGIT, 1 the reference experiment."""
     label_smoothing: Share = 0.1
@@ -118,7 +118,8 @@ class TransformerTask:
         if tokens.numel() == 0:
             with torch.no_grad():
                 tokens = self.tokenizer.encode(images)
-        seen = self._seen(images, tokens, hole) if self.masking.holed_tokens else tokens
+        holed = self.masking.holed_tokens and not self.tokenizer.patch_local
+        seen = self._seen(images, tokens, hole) if holed else tokens
         low_high = self.masking.ratio
         inputs, masked = corrupt(
             seen,
