@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from maskweave.call import Photo
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.evaluation.metrics import lpips_distances, psnr
 from maskweave.holes import KINDS, draw_hole
-from maskweave.images import Hole, Pixels
+from maskweave.images import Hole, Pixels, as_picture
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.orders import ORDERS
 from maskweave.pipeline import InpaintPipeline
@@ -72,9 +73,9 @@ def measure(
             steps.append(np.ones(len(step.masked)))
         steps[-1] += step.masked.any(1).cpu().numpy()
 
-    seeds = [[i] for i in range(len(images))]
-    filled = pipeline.fill(images, holes, seeds, settings, on_step=count)
-    fills = [pictures[-1].image for pictures in filled]
+    photos = map(Photo, map(as_picture, images), holes, ([i] for i in range(len(images))))
+    filled = dict(pipeline.fill(photos, settings, on_step=count))
+    fills = [filled[i][0][-1].image.pixels for i in range(len(images))]
     in_holes = [
         psnr(fill[hole], image[hole])
         for fill, image, hole in zip(fills, images, holes, strict=True)

@@ -1,8 +1,9 @@
 """Small models with random weights, and the data that only some machines have."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
 
+from maskweave.call import Photo, StepPicture
 from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.inception import PUBLISHED, Inception
+from maskweave.images import Hole, Pixels, as_picture
+from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.training.examples import Example
@@ -50,6 +54,24 @@ def tiny_pipeline(seed: int = 0, patch_size: int = 4, **guided: int) -> InpaintP
     for parameter in transformer.parameters():  # far from uniform predictions
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return InpaintPipeline(tokenizer, transformer)
+
+
+def fill_arrays(
+    pipeline: InpaintPipeline,
+    images: Sequence[Pixels],
+    holes: Sequence[Hole],
+    seeds: Sequence[Sequence[int]],
+    settings: DecodeSettings,
+    **options: Any,
+) -> list[list[StepPicture]]:
+    """Return every fill, image by image, with the pixels of its steps."""
+    pictures = [as_picture(image) for image in images]
+    filled = dict(pipeline.fill(map(Photo, pictures, holes, seeds), settings, **options))
+    return [
+        [StepPicture(step.image.pixels, step.masked) for step in steps]
+        for place in range(len(images))
+        for steps in filled[place]
+    ]
 
 
 def tiny_guided() -> InpaintPipeline:

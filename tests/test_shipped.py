@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from skimage.data import chelsea
 
+from conftest import fill_arrays
 from maskweave.checkpoint import SHIPPED
 from maskweave.cli.demo import FACE
 from maskweave.evaluation.baselines import biharmonic, navier_stokes
@@ -39,7 +40,8 @@ def drawn(kind: str, seed: int = 0) -> Hole:
 
 def filled(pipeline: InpaintPipeline, images: list[Pixels], holes: list[Hole]) -> list[Pixels]:
     seeds = [[i] for i in range(len(images))]
-    return [states[-1].image for states in pipeline.fill(images, holes, seeds, pipeline.defaults)]
+    fills = fill_arrays(pipeline, images, holes, seeds, pipeline.defaults)
+    return [states[-1].image for states in fills]
 
 
 @pytest.mark.parametrize("kind", KINDS)

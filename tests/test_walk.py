@@ -9,17 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import tiny_guided, tiny_pipeline
+from conftest import fill_arrays, tiny_guided, tiny_pipeline
 from maskweave.batches import paint_requests
+from maskweave.call import Photo
 from maskweave.errors import MaskweaveError
 from maskweave.guide import push_pull
 from maskweave.holes import PHOTO_KINDS, draw_hole
+from maskweave.images import as_picture
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.pipeline import InpaintPipeline
 from maskweave.walk import Crops, Filling, Painting, Piece, Request, Windows, drive
 
 SIZES = [(9, 12), (61, 33), (128, 128), (300, 451), (40, 900)]
 QUICK = DecodeSettings(steps=2)
+MANY = 10**9
+"""Pixels that are never reached."""
 
 
 def textured(model: InpaintPipeline | None = None) -> InpaintPipeline:
@@ -48,7 +52,7 @@ def box(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
 def fill(
     pipeline: InpaintPipeline, image: np.ndarray, hole: np.ndarray, seed: int = 0, **options: object
 ) -> np.ndarray:
-    [[*_, last]] = pipeline.fill([image], [hole], [[seed]], QUICK, **options)
+    [[*_, last]] = fill_arrays(pipeline, [image], [hole], [[seed]], QUICK, **options)
     return last.image
 
 
@@ -73,7 +77,7 @@ def test_law_4_batches_and_order_change_nothing() -> None:
 
     def filled(order: list[int], batch_size: int) -> dict[int, np.ndarray]:
         chosen = ([values[i] for i in order] for values in (images, holes, seeds))
-        states = pipeline.fill(*chosen, QUICK, batch_size=batch_size)
+        states = fill_arrays(pipeline, *chosen, QUICK, batch_size=batch_size)
         fills = [last.image.astype(int) for [*_, last] in states]
         return dict(zip((seed for i in order for seed in seeds[i]), fills, strict=True))
 
@@ -172,8 +176,9 @@ def test_a_finer_level_starts_from_the_fill_of_the_coarser_one() -> None:
         nothing = torch.zeros(4, 4, dtype=torch.bool)
         return [[Painting(grey if r.guide is None else r.guide, nothing)] for r in requests]
 
-    filling, plan = Filling(image, hole, 0, True, 1), Windows(hole, 16)
-    assert sum(drive([plan.walk(filling)], paint, 5)) == len(plan) == len(guided)
+    filling, plan = Filling(0, image, hole, 0, True, 1), Windows(hole, 16)
+    batches = drive([(filling, plan.walk(filling))], paint, 5, MANY)
+    assert sum(count for count, _ in batches) == len(plan) == len(guided)
     assert guided == sorted(guided)
     assert 0 < sum(guided) < len(guided)
     inside = filling.canvases[0].pixels[45:75, 45:75].astype(int)
@@ -210,8 +215,10 @@ def test_painted_surroundings_are_shown_on_request_and_do_not_change_the_fill() 
 def test_steps_show_what_is_still_masked_and_end_with_the_result() -> None:
     pipeline, image = textured(), picture(70, 60)
     hole = box(70, 60, slice(10, 50), slice(0, 45))
-    [steps] = pipeline.fill([image], [hole], [[0]], DecodeSettings(steps=3), every_step=True)
-    [[plain]] = pipeline.fill([image], [hole], [[0]], DecodeSettings(steps=3))
+    [steps] = fill_arrays(
+        pipeline, [image], [hole], [[0]], DecodeSettings(steps=3), every_step=True
+    )
+    [[plain]] = fill_arrays(pipeline, [image], [hole], [[0]], DecodeSettings(steps=3))
     shares = [step.masked.mean() for step in steps]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > 0 == shares[-1]
@@ -231,7 +238,7 @@ def test_no_batch_is_larger_than_asked_for_and_fills_share_them() -> None:
             counts.append(len(step.tokens))
 
     pieces = len(Windows(hole, 16))
-    pipeline.fill([image] * 8, [hole] * 8, [[i] for i in range(8)], QUICK, on_step=note)
+    fill_arrays(pipeline, [image] * 8, [hole] * 8, [[i] for i in range(8)], QUICK, on_step=note)
     assert sum(counts) == 8 * pieces
     assert max(counts) == 16
     assert len(counts) <= 8 * pieces / 16 * 1.5
@@ -262,18 +269,55 @@ def test_a_round_begins_when_the_one_before_is_pasted(batch_size: int) -> None:
             assert len(before) == (rounds[photo][number - 1] if number else 0)
             yield [Note(f"{photo}.{number}.{i}", log) for i in range(count)]
 
-    batches = list(
-        drive((walk(i) for i in range(4)), lambda requests: [[] for _ in requests], batch_size)
-    )
+    nothing = np.zeros((1, 1), dtype=bool)
+    walks = [(Filling(i, nothing, nothing, 0, True, 1), walk(i)) for i in range(4)]
+    driven = list(drive(walks, lambda requests: [[] for _ in requests], batch_size, MANY))
+    batches = [count for count, _ in driven]
+    assert sorted(filling.photo for _, finished in driven for filling in finished) == [0, 1, 2, 3]
     assert sum(batches) == sum(map(sum, rounds))
     assert max(batches) <= batch_size
     assert len(log) == 2 * len(set(log)) / 2 == 2 * sum(batches)
 
 
+@pytest.mark.parametrize("photos_at_once", [1, 2, 5])
+def test_photos_are_asked_for_when_there_is_room_and_given_back_when_finished(
+    photos_at_once: int,
+) -> None:
+    pipeline = textured()
+    hole = box(300, 300, slice(10, 20), slice(0, 45))
+    asked: list[int] = []
+    given: list[int] = []
+
+    def photos() -> Iterator[Photo]:
+        for place in range(7):
+            asked.append(place)
+            assert len(asked) - len(given) <= photos_at_once
+            yield Photo(as_picture(picture(300, 300, place)), hole, [place])
+
+    # Each takes a little more than a megabyte; the next is begun while less is held than allowed.
+    for place, [steps] in pipeline.fill(photos(), QUICK, batch_size=100, memory=photos_at_once):
+        given.append(place)
+        assert np.array_equal(steps[-1].image.pixels[~hole], picture(300, 300, place)[~hole])
+    assert sorted(given) == [*range(7)]
+
+
+@pytest.mark.parametrize("framing", ["texture", "whole object"])
+def test_where_all_known_pixels_are_grey_the_fill_is_grey(framing: str) -> None:
+    pipeline = textured() if framing == "texture" else tiny_pipeline()
+    grey = np.repeat(picture(70, 60)[:, :, :1], 3, 2)
+    hole = box(70, 60, slice(10, 50), slice(0, 45))
+    coloured = np.where(hole[:, :, None], picture(70, 60), grey)  # under the hole nothing counts
+    tinted = grey.copy()
+    tinted[69, 59] = 1, 2, 3
+    for image, expected in ((grey, True), (coloured, True), (tinted, False)):
+        filled = fill(pipeline, image, hole)[hole]
+        assert (filled == filled[:, :1]).all() == expected
+
+
 def test_crops_are_one_round_with_places_of_their_own_in_the_seed() -> None:
     image, hole = picture(64, 200), np.zeros((64, 200), dtype=bool)
     hole[20:40, 20:40] = hole[20:40, 160:180] = True
-    [pieces] = Crops(hole, (16, 16)).walk(Filling(image, hole, 0, True, 1))
+    [pieces] = Crops(hole, (16, 16)).walk(Filling(0, image, hole, 0, True, 1))
     requests = [piece.request() for piece in pieces]
     assert len({request.seed for request in requests}) == len(pieces) == 2
     assert all(request.guide is None for request in requests)
@@ -285,7 +329,7 @@ def test_memory_is_bounded_by_the_photo_and_a_batch(monkeypatch: pytest.MonkeyPa
     hole[300:900, 400:1000] = True
     hole[1200:1206] = True
     photo = np.full((height, width, 3), 120, dtype=np.uint8)
-    filling = Filling(photo, hole, 0, True, 1)
+    filling = Filling(0, photo, hole, 0, True, 1)
     blank = torch.zeros(3, 64, 64)
     masked = torch.zeros(8, 8, dtype=torch.bool)
     most = 0
@@ -297,7 +341,7 @@ def test_memory_is_bounded_by_the_photo_and_a_batch(monkeypatch: pytest.MonkeyPa
 
     tracemalloc.start()
     try:
-        for _ in drive([Windows(hole, 64).walk(filling)], paint, 4):
+        for _ in drive([(filling, Windows(hole, 64).walk(filling))], paint, 4, MANY):
             pass
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -116,6 +116,12 @@ def as_bytes(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "heigh
     return _levels(image.float().cpu()).round().astype(np.uint8)
 
 
+def luminance(image: Float[Tensor, "3 height width"]) -> Float[Tensor, "3 height width"]:
+    """Return an image in grey, its three channels alike (ITU-R BT.601, as Pillow converts)."""
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    return torch.einsum("c, c h w -> h w", weights, image.float().cpu()).expand(3, -1, -1)
+
+
 def shrink(
     pixels: UInt8[np.ndarray, "height width 3"],
     hole: Bool[np.ndarray, "height width"],

@@ -22,8 +22,8 @@ from rich.text import Text
 class Advance(Protocol):
     """Moves a progress bar."""
 
-    def __call__(self, count: int = 1, text: str = "") -> None:
-        """Add ``count`` and show ``text`` beside the bar."""
+    def __call__(self, count: int = 1, text: str = "", total: int | None = None) -> None:
+        """Add ``count`` and show ``text`` beside the bar; it may turn out to be of another total."""
         ...
 
 
@@ -50,8 +50,8 @@ def progress(total: int, first: int = 0, shown: bool = True) -> Generator[Advanc
     with Progress(*columns, console=console, disable=not (shown and console.is_terminal)) as bar:
         task = bar.add_task("", total=total, completed=first)
 
-        def advance(count: int = 1, text: str = "") -> None:
-            bar.update(task, advance=count, description=text)
+        def advance(count: int = 1, text: str = "", total: int | None = None) -> None:
+            bar.update(task, total=total, advance=count, description=text)
 
         yield advance
 

@@ -16,7 +16,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from maskweave.crops import Crop, as_bytes, as_floats, enlarge, enlarge_mask, plan_crops, shrink
+from maskweave.crops import (
+    Crop,
+    as_bytes,
+    as_floats,
+    enlarge,
+    enlarge_mask,
+    luminance,
+    plan_crops,
+    shrink,
+)
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Pixels
 from maskweave.levels import Level, enlarge_guide, plan_levels, shrink_photo
@@ -80,6 +89,8 @@ class Canvas(NamedTuple):
 class Filling:
     """One fill of a photo."""
 
+    photo: int
+    """Place of the photo among all."""
     pixels: Pixels
     """The photo, of which nothing is read under the hole."""
     hole: Hole
@@ -95,6 +106,19 @@ class Filling:
     def canvases(self) -> list[Canvas]:
         """One for each step that is shown, at first the photo itself; the last is the result."""
         return [Canvas(self.pixels.copy(), np.zeros_like(self.hole)) for _ in range(self.steps)]
+
+    @cached_property
+    def grey(self) -> bool:
+        """Whether all that is known is grey, so that the fill is to be as well."""
+        red, green, blue = np.moveaxis(self.pixels, 2, 0)
+        colourless = (red == green) & (green == blue)
+        return bool(not self.hole.all() and (colourless | self.hole).all())
+
+    def toned(self, paintings: Sequence[Painting]) -> Sequence[Painting]:
+        """Return paintings without their colours if the photo has none."""
+        if not self.grey:
+            return paintings
+        return [each._replace(image=luminance(each.image)) for each in paintings]
 
     def shown(self, paintings: Sequence[Painting]) -> Iterator[tuple[Canvas, Painting]]:
         """Yield every canvas with the painting for it: decoding ends early if nothing is masked."""
@@ -153,44 +177,55 @@ class Windows:
 
 
 def drive(
-    walks: Iterable[Walk],
+    fillings: Iterable[tuple[Filling, Walk]],
     paint: Callable[[list[Request]], Sequence[Sequence[Painting]]],
     batch_size: int,
-) -> Iterator[int]:
-    """Go many walks side by side, their pieces painted in batches; yield the size of each batch.
+    most_pixels: int,
+) -> Iterator[tuple[int, list[Filling]]]:
+    """Go many walks side by side, their pieces painted in batches.
 
     Parameters
     ----------
-    walks : iterable of Walk
-        Each is started when a batch has room for it, in turn.
+    fillings : iterable of (Filling, Walk)
+        Each is asked for when a batch has room for it and enough of the others are finished.
     paint : callable
         Paints a batch of requests: of each the paintings after its steps, or only the last.
     batch_size : int
         Pieces that are painted at once. No more than these are held at the model's size.
+    most_pixels : int
+        Pixels of unfinished photos, beyond which no further one is begun.
+
+    Yields
+    ------
+    (int, list of Filling)
+        After each batch its size, and what it has finished.
     """
-    waiting = iter(walks)
-    going: deque[tuple[Walk, list[Piece]]] = deque()  # with what is left of their rounds
+    waiting = iter(fillings)
+    going: deque[tuple[Filling, Walk, list[Piece]]] = deque()  # with what is left of their rounds
     while True:
         batch: list[Piece] = []
-        visited: list[tuple[Walk, list[Piece]]] = []
+        visited: list[tuple[Filling, Walk, list[Piece]]] = []
+        held = sum(filling.hole.size for filling, _, _ in going)
         while len(batch) < batch_size:
             if not going:
-                started = next(waiting, None)
-                if started is None:
+                begun = next(waiting, None) if held < most_pixels or not visited else None
+                if begun is None:
                     break
-                going.append((started, next(started, [])))
-            walk, pieces = going.popleft()
+                filling, walk = begun
+                held += filling.hole.size
+                going.append((filling, walk, next(walk, [])))
+            filling, walk, pieces = going.popleft()
             room = batch_size - len(batch)
             batch += pieces[:room]
-            visited.append((walk, pieces[room:]))
-        if not batch:
+            visited.append((filling, walk, pieces[room:]))
+        if not visited:
             return
-        paintings = paint([piece.request() for piece in batch])
+        paintings = paint([piece.request() for piece in batch]) if batch else []
         for piece, states in zip(batch, paintings, strict=True):
             piece.paste(states)
-        on = [(walk, pieces or next(walk, [])) for walk, pieces in visited]
-        going.extendleft((walk, pieces) for walk, pieces in reversed(on) if pieces)
-        yield len(batch)
+        on = [(filling, walk, pieces or next(walk, [])) for filling, walk, pieces in visited]
+        going.extendleft(each for each in reversed(on) if each[2])
+        yield len(batch), [filling for filling, _, pieces in on if not pieces]
 
 
 def check_framing(framing: str, guided: bool, image_size: tuple[int, int]) -> Framing:
@@ -242,7 +277,7 @@ class _CropPiece:
         """Copy the crop's part of the hole and, if wanted, known pixels; the rest is of others."""
         crop, (pixels, hole) = self.crop, self._around()
         part = crop.part if self.filling.keep_known else crop.part | ~hole
-        for canvas, painting in self.filling.shown(paintings):
+        for canvas, painting in self.filling.shown(self.filling.toned(paintings)):
             crop.window(canvas.pixels)[part] = enlarge(painting.image, pixels, hole)[part]
             masked = enlarge_mask(painting.masked, crop.part)
             crop.window(canvas.masked)[crop.part] = masked[crop.part]
@@ -267,6 +302,7 @@ class _WindowPiece:
         return Request(known, hole, guide, seed_of(self.filling.seed, place))
 
     def paste(self, paintings: Sequence[Painting]) -> None:
+        paintings = self.filling.toned(paintings)
         picture = as_bytes(paintings[-1].image)
         self.window.paste(self.scale.pixels, picture, self.part)
         self.window.paste(self.scale.unknown, np.zeros(picture.shape[:2], dtype=bool), self.part)

@@ -27,8 +27,9 @@ def demo(
     from PIL import Image
     from skimage.data import chelsea
 
+    from maskweave.call import Photo
     from maskweave.holes import draw_hole
-    from maskweave.images import covered, refuse_existing, write_image
+    from maskweave.images import as_picture, covered, refuse_existing, write_image
 
     pipeline = load_pipeline("cats64", "cpu", "float32")
     size, _ = pipeline.tokenizer.image_size
@@ -40,10 +41,11 @@ def demo(
     photo = Image.fromarray(chelsea()).crop(FACE).resize((size, size), Image.Resampling.LANCZOS)
     face = np.array(photo)
     hole = draw_hole("random-walk", size, size, np.random.default_rng(seed))
-    [states] = pipeline.fill([face], [hole], [[seed]], pipeline.defaults, every_step=True)
-    first = [face, covered(face, hole), states[-1].image]
-    painted = [state.image for state in states]
-    decided = [covered(state.image, state.masked) for state in states]
+    asked = [Photo(as_picture(face), hole, [seed])]
+    [(_, [states])] = pipeline.fill(asked, pipeline.defaults, every_step=True)
+    painted = [state.image.pixels for state in states]
+    first = [face, covered(face, hole), painted[-1]]
+    decided = [covered(state.image.pixels, state.masked) for state in states]
 
     sheet = _sheet(
         [

@@ -1,0 +1,220 @@
+"""The call that users of diffusers know: images and masks in, filled images out."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from maskweave.errors import MaskweaveError
+from maskweave.images import Hole, Picture, as_list, as_picture, converted
+from maskweave.maskgit import DecodeSettings, Step
+from maskweave.masks import as_mask
+from maskweave.progress import progress
+from maskweave.seeds import draw_seeds
+
+MEMORY = 1000
+"""Megabytes that photos may take while they are filled."""
+
+
+class Photo(NamedTuple):
+    """What is to be filled."""
+
+    picture: Picture
+    """An image, in its own depth."""
+    hole: Hole
+    """True where it is to be filled; of the picture's size."""
+    seeds: Sequence[int]
+    """The seed of each of its fills, from 0 to 2^63 - 1."""
+
+
+class StepPicture(NamedTuple):
+    """What the fill looks like after a step of decoding."""
+
+    image: Any
+    """The image with all tokens as predicted so far: a ``Picture``, or of the output type."""
+    masked: Hole
+    """Hole pixels whose tokens are predicted again in the next step."""
+
+
+Filled = tuple[int, list[list[StepPicture]]]
+"""The place of a photo among all, and for each of its fills the picture after each step."""
+
+
+@dataclass(frozen=True)
+class InpaintOutput:
+    """Filled images, image by image and, for each, sample by sample."""
+
+    images: list[Any]
+    """Filled images of the output type."""
+    steps: list[list[StepPicture]] | None = None
+    """For every image of ``images``, its steps; None unless asked for."""
+
+
+class Pipeline(ABC):
+    """Fills holes in images of any size."""
+
+    show_progress = True
+
+    @abstractmethod
+    def settings(self, **overrides: Any) -> DecodeSettings:
+        """Return the defaults with those overrides that are not None.
+
+        Raises
+        ------
+        MaskweaveError
+            If a setting is unknown or out of range.
+        """
+
+    @abstractmethod
+    def fill(
+        self,
+        photos: Iterable[Photo],
+        settings: DecodeSettings,
+        *,
+        batch_size: int = 16,
+        memory: int = MEMORY,
+        keep_known: bool = True,
+        every_step: bool = False,
+        on_step: Callable[[Step], None] | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> Iterator[Filled]:
+        """Fill photos as they come and yield each as soon as it is finished.
+
+        Parameters
+        ----------
+        photos : iterable of Photo
+            The next is asked for when there is room for it.
+        settings : DecodeSettings
+            From ``settings``.
+        batch_size, memory, keep_known
+            As in the call.
+        every_step : bool
+            Return the picture after each step, not only the last.
+        on_step : callable, optional
+            Told of each step of each batch.
+        on_progress : callable, optional
+            Told after each batch how many crops or windows were in it, and how many there are in
+            the photos that are begun.
+        """
+
+    def set_progress_bar_config(self, *, disable: bool) -> None:
+        """Switch the progress bar off or on, as in diffusers; it needs a terminal."""
+        self.show_progress = not disable
+
+    def __call__(
+        self,
+        image: Any,
+        mask_image: Any = None,
+        *,
+        num_inference_steps: int | None = None,
+        temperature: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        threshold: int = 128,
+        grow: int = 0,
+        batch_size: int = 16,
+        memory: int = MEMORY,
+        keep_known: bool = True,
+        output_type: Literal["pil", "np", "pt"] = "pil",
+        output_steps: bool = False,
+        callback_on_step_end: Callable[["Pipeline", int, int, dict[str, Any]], Any] | None = None,
+        **settings: Any,
+    ) -> InpaintOutput:
+        """Fill the holes of one image or of a list of images.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image, numpy.ndarray or torch.Tensor, or a list of them
+            Images of any size, in the depths that ``images.as_picture`` names. Arrays are (height,
+            width, 3), tensors (3, height, width), or batches of these.
+        mask_image : the same types
+            White or True is the hole; of the image's size, (height, width). Without it the
+            transparent pixels of the image are the hole.
+        num_inference_steps : int, optional
+            T; the model's default otherwise, as for the other decode settings.
+        temperature : float, optional
+            Scale of the noise in the order of decoding.
+        num_images_per_prompt : int
+            Different fills of each image.
+        generator : torch.Generator or a list with one for each image or for each fill
+            On any device; without one every call differs. The same numbers are promised for the
+            same kind of device. ``seeded(seed, name)`` gives what ``maskweave inpaint`` uses.
+        threshold : int
+            What is white in a mask, of 255.
+        grow : int
+            Pixels by which the hole is widened.
+        batch_size : int
+            Crops or windows that are decoded at once. Changes nothing beyond rounding.
+        memory : int
+            Megabytes that photos may take while they are filled. A single one is always begun.
+        keep_known : bool
+            Return every pixel outside the hole as it was. Otherwise those around it as painted.
+        output_type : {"pil", "np", "pt"}
+            PIL images, float arrays (height, width, 3) or float tensors (3, height, width) in
+            [0, 1]: in a list, as images may differ in size.
+        output_steps : bool
+            Paint the image after every step as well.
+        callback_on_step_end : callable, optional
+            Called with the pipeline, the number of the step, how many of the T steps are left and a
+            dict of ``tokens``, ``masked`` and ``confidence`` as in ``maskgit.Step``, batch by
+            batch. Unlike in diffusers what it returns is not read: known tokens stay.
+        **settings
+            Any other field of ``DecodeSettings``, for instance ``schedule``, ``order``,
+            ``token_temperature`` or ``paint``.
+
+        Raises
+        ------
+        MaskweaveError
+            If sizes or counts do not match or a setting is unknown or out of range.
+        """
+        counts = (num_images_per_prompt, batch_size, memory)
+        if not all(type(n) is int and n >= 1 for n in counts):
+            raise MaskweaveError(
+                "num_images_per_prompt, batch_size and memory are ints of at least 1"
+            )
+        if output_type not in ("pil", "np", "pt"):
+            raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
+        named = {"steps": num_inference_steps, "temperature": temperature}
+        resolved = self.settings(**named | settings)
+        images = as_list(image)
+        masks = [None] * len(images) if mask_image is None else as_list(mask_image, channels=False)
+        if len(images) != len(masks):
+            raise MaskweaveError(f"{len(images)} images but {len(masks)} masks")
+        photos: list[Photo] = []
+        seeds = draw_seeds(generator, len(images), num_images_per_prompt)
+        for one, mask, its_seeds in zip(images, masks, seeds, strict=True):
+            picture = as_picture(one)
+            hole, notes = as_mask(mask, picture, threshold=threshold, grow=grow)
+            for note in notes:
+                warnings.warn(note, stacklevel=2)
+            photos.append(Photo(picture, hole, its_seeds))
+
+        def on_step(step: Step) -> None:
+            if callback_on_step_end is not None:
+                left = resolved.steps - 1 - step.number
+                tensors = {name: getattr(step, name) for name in ("tokens", "masked", "confidence")}
+                callback_on_step_end(self, step.number, left, tensors)
+
+        with progress(0, shown=self.show_progress) as advance:
+            filled = dict(
+                self.fill(
+                    photos,
+                    resolved,
+                    batch_size=batch_size,
+                    memory=memory,
+                    keep_known=keep_known,
+                    every_step=output_steps,
+                    on_step=on_step,
+                    on_progress=lambda count, total: advance(count, total=total),
+                )
+            )
+        steps = [
+            [StepPicture(converted(one.image, output_type), one.masked) for one in states]
+            for place in range(len(photos))
+            for states in filled[place]
+        ]
+        pictures = [states[-1].image for states in steps]
+        return InpaintOutput(pictures, steps if output_steps else None)
