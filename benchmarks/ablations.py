@@ -115,7 +115,7 @@ FILLS = 120
 def lpips_of_fills(model: Path, validation: Path) -> tuple[float, float]:
     """Return mean LPIPS of fills of fixed holes and the half-width of its 95 % interval."""
     pipeline = InpaintPipeline.from_pretrained(model)
-    images = [read_image(file).pixels for file in find_images(validation)[:FILLS]]
+    images = [read_image(file).pixels for file in find_images(validation).files[:FILLS]]
     rng = np.random.default_rng(0)
     size = pipeline.tokenizer.config.image_size
     holes = [draw_hole(KINDS[i % len(KINDS)], size, size, rng) for i in range(len(images))]

@@ -58,7 +58,7 @@ def pack(photos: Path, output: Path, megabytes: float, shorter_side: int) -> tup
     MaskweaveError
         If there is no photo, or no quality at which all fit.
     """
-    files, room = find_images(photos), megabytes * 1e6
+    files, room = find_images(photos).files, megabytes * 1e6
     read = partial(_read, shorter_side=shorter_side)
     with ThreadPoolExecutor() as pool:
         sample = [p for p in map(read, files[:: -(-len(files) // SAMPLE)]) if p is not None]

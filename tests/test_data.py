@@ -338,7 +338,7 @@ def files(tmp_path: Path) -> list[Path]:
     for i in range(7):
         kind, suffix = ("PNG", "png") if i % 2 else ("JPEG", "JPG")
         (folder / f"{i:06}.{suffix}").write_bytes(encoded(i, kind, 32 + 8 * (i % 3), 32 + i))
-    found = find_images(folder)
+    found = find_images(folder).files
     for number, few in enumerate((found[:3], [], found[3:])):
         pack(tmp_path / "tars" / f"{number}.tar", {f"./{f.name}": f.read_bytes() for f in few})
     return found

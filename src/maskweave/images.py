@@ -13,6 +13,7 @@ import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
+from maskweave.metadata import About, about
 
 LARGEST_IMAGE = 100_000_000
 """Pixels beyond which a file is taken for a decompression bomb."""
@@ -38,25 +40,74 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 """What Pillow may take a file for, whatever its name: it decodes others with a loss of depth."""
 
 LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "La", "RGBa")
-
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Hole = Bool[np.ndarray, "height width"]
 
 
-class Picture(NamedTuple):
-    """An image and, if it has an alpha channel, where it is transparent."""
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image in its own depth, the right way up, and what goes along with it."""
 
-    pixels: Pixels
-    """Pixels in RGB."""
-    transparent: Hole | None
-    """Alpha below 128; None without an alpha channel."""
-    profile: bytes | None
-    """ICC colour profile; None without one."""
-    format: str
-    """Pillow's name of the file's format: PNG, JPEG, ..."""
-    mode: str
-    """Pillow's name of the file's mode: RGB, L, P, ..."""
+    values: np.ndarray
+    """Grey values (height, width) or RGB (height, width, 3): uint8, uint16 or float32."""
+    alpha: np.ndarray | None = None
+    """Opacity (height, width) of the same type, at most 255, 65535 or 1; None without it."""
+    about: About = field(default_factory=About)
+    """What the file says beside the values."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def transparent(self) -> Hole | None:
+        """Where the alpha is below half; None without an alpha channel."""
+        return None if self.alpha is None else self.alpha < 128
+
+    @property
+    def pixels(self) -> Pixels:
+        """8-bit RGB, as training and evaluation see it."""
+        return _coloured(self.values)
+
+    def seen(self, hole: Hole) -> Pixels:
+        """Return what a model is to look at in order to fill a hole: a new array of 8-bit RGB.
+
+        Nothing under the hole counts.
+        """
+        return self.pixels
+
+    def filled(self, painted: Pixels, hole: Hole, keep_known: bool = True) -> "Picture":
+        """Return the picture with what was painted on ``seen(hole)``.
+
+        Parameters
+        ----------
+        painted : numpy.ndarray
+            What ``seen`` gave, as a model has changed it.
+        hole : numpy.ndarray
+            True in the hole, where the result is opaque.
+        keep_known : bool
+            Whether all values outside the hole stay as they are. Otherwise those stay that the
+            model has not changed.
+        """
+        if not keep_known:
+            hole = hole | (painted != self.seen(hole)).any(axis=2)
+        grey = self.values.ndim == 2
+        new = np.array(Image.fromarray(painted).convert("L")) if grey else painted
+        values = np.where(hole if grey else hole[:, :, None], new, self.values)
+        alpha = None if self.alpha is None else np.where(hole, np.uint8(255), self.alpha)
+        return replace(self, values=values, alpha=alpha)
+
+
+class Listing(NamedTuple):
+    """The images of a folder."""
+
+    files: list[Path]
+    """The images, sorted."""
+    notes: tuple[str, ...]
+    """What a user should be told of files that were left out."""
 
 
 def read_image(file: Path) -> Picture:
@@ -74,23 +125,41 @@ def read_image(file: Path) -> Picture:
 
 def decode_image(source: Path | BinaryIO, name: str) -> Picture:
     """Read a picture from a file or from bytes, as ``read_image`` does; errors call it ``name``."""
-    image, kind = _open(source, name)
-    transparent = _transparent(image) if image.has_transparency_data else None
-    # The profile of a grey image does not fit the colour image that it becomes.
-    profile = None if image.mode in ("1", "L", "LA", "La") else image.info.get("icc_profile")
-    return Picture(np.array(image.convert("RGB")), transparent, profile, kind, image.mode)
+    with _readable(name), warnings.catch_warnings():
+        # Pillow warns of what is odd in a file, and of large images at a limit of its own.
+        warnings.simplefilter("ignore")
+        with Image.open(source, formats=FORMATS) as image:
+            return _decoded(image, name)
 
 
-def read_mask(file: Path, invert: bool = False) -> Hole:
-    """Read a mask image: True, the hole, where it is white (128 or more), or black if inverted.
+def _decoded(image: Image.Image, name: str) -> Picture:
+    upright, said = _checked(image, name), about(image)  # only then is it known to be small
+    alpha = (
+        np.array(upright.convert("RGBA").getchannel("A")) if upright.has_transparency_data else None
+    )
+    grey = upright.mode in ("1", "L", "LA", "La")
+    return Picture(np.array(upright.convert("L" if grey else "RGB")), alpha, said)
 
-    An image of any mode that ``read_image`` takes; its alpha channel is ignored.
+
+def open_image(source: Path | BinaryIO | Image.Image, name: str) -> tuple[Image.Image, int]:
+    """Return an image of any depth, loaded and turned upright, and the EXIF orientation it had.
+
+    Raises
+    ------
+    MaskweaveError
+        If it is refused for one of the reasons that the module names, but for its depth; the error
+        calls it ``name``.
     """
-    hole = np.array(Image.fromarray(read_image(file).pixels).convert("L")) >= 128
-    return ~hole if invert else hole
+    modes = (*LOSSLESS_MODES, *DEEP_MODES)
+    with _readable(name), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if isinstance(source, Image.Image):
+            return _checked(source, name, modes), about(source).orientation
+        with Image.open(source, formats=FORMATS) as image:
+            return _checked(image, name, modes), about(image).orientation
 
 
-def list_images(directory: Path) -> list[Path]:
+def list_images(directory: Path) -> Listing:
     """Return the images directly in a folder, sorted by name.
 
     Raises
@@ -108,40 +177,49 @@ def list_images(directory: Path) -> list[Path]:
     twins = [stem for stem, number in Counter(file.stem for file in files).items() if number > 1]
     if twins:
         raise MaskweaveError(f"{directory}: several images are called {', '.join(twins[:3])}")
-    return files
+    return Listing(files, ())
 
 
-def write_image(pixels: np.ndarray, file: Path, profile: bytes | None = None) -> None:
+def write_picture(picture: Picture, file: Path, replace: bool = True) -> None:
     """Write a picture in the format of the file's suffix; it appears there only when whole.
 
-    Missing folders are made. All of ``SUFFIXES`` but JPEG keep every pixel.
-
-    Parameters
-    ----------
-    pixels : numpy.ndarray
-        uint8, (height, width, 3) or, for grey, (height, width).
-    file : Path
-        Name of the file.
-    profile : bytes, optional
-        ICC colour profile.
+    Missing folders are made. Without ``replace`` a file that is there by then stays.
 
     Raises
     ------
     MaskweaveError
-        If the suffix is unknown or the file cannot be written.
+        If the suffix is unknown, the format cannot hold the picture or the file cannot be written.
     """
+    values = picture.values
+    if picture.alpha is not None:
+        values = np.dstack([_coloured(values), picture.alpha])
+    kind = _format(file)
+    options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+    if picture.about.profile:
+        options["icc_profile"] = picture.about.profile
+    with unfinished(file, replace) as path:
+        try:
+            Image.fromarray(values).save(path, format=kind, **options)
+        except (OSError, ValueError) as error:  # Pillow's, of sizes that a format cannot hold
+            if getattr(error, "errno", None):
+                raise
+            raise MaskweaveError(f"cannot write {file}: {error}") from error
+
+
+def write_image(pixels: np.ndarray, file: Path) -> None:
+    """Write an array, uint8, (height, width, 3) or (height, width), as ``write_picture`` does."""
+    write_picture(Picture(pixels), file)
+
+
+def _format(file: Path) -> str:
     if file.suffix.lower() not in SUFFIXES:
         raise MaskweaveError(f"{file}: the name of an image ends in {', '.join(SUFFIXES)}")
-    kind = Image.registered_extensions()[file.suffix.lower()]
-    options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
-    if profile:
-        options["icc_profile"] = profile
-    with unfinished(file) as path:
-        try:
-            Image.fromarray(pixels).save(path, format=kind, **options)
-        except (OSError, ValueError) as error:  # Pillow's, of sizes that a format cannot hold
-            reason = getattr(error, "strerror", None) or error
-            raise MaskweaveError(f"cannot write {file}: {reason}") from error
+    return Image.registered_extensions()[file.suffix.lower()]
+
+
+def _coloured(values: np.ndarray) -> np.ndarray:
+    """Return a new array (height, width, 3)."""
+    return np.array(values) if values.ndim == 3 else np.stack([values] * 3, axis=2)
 
 
 def covered(pixels: Pixels, hole: Hole) -> Pixels:
@@ -168,77 +246,36 @@ def as_list(images: Any, channels: bool = True) -> list[Any]:
     return [images]
 
 
-def as_pixels(image: Any) -> Pixels:
-    """Return an image as a new uint8 array (height, width, 3).
+def as_picture(image: Any) -> Picture:
+    """Return an image as a picture.
 
     A PIL image is refused or converted as a file is. Arrays are (height, width, 3), tensors
     (3, height, width); floats are in [0, 1] and are rounded.
     """
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Image.Image):
         with _readable("the image"):
-            return np.array(_checked(image, "the image").convert("RGB"))
+            return _decoded(image, "the image")
     if isinstance(image, Tensor) and image.ndim == 3:
         image = _as_array(image.permute(1, 2, 0))
     if isinstance(image, np.ndarray) and image.shape[2:] == (3,):
         if image.dtype == np.uint8:
-            return np.array(image, order="C")
+            return Picture(np.array(image, order="C"))
         if np.issubdtype(image.dtype, np.floating) and ((image >= 0) & (image <= 1)).all():
-            return (image.astype(np.float64) * 255).round().astype(np.uint8)
+            return Picture((image.astype(np.float64) * 255).round().astype(np.uint8))
     raise MaskweaveError(
         "an image is a PIL image, an array (height, width, 3) or a tensor (3, height, width): "
         "uint8, or float from 0 to 1"
     )
 
 
-def as_hole(mask: Any, image: Any) -> Hole:
-    """Return a mask, or without one the transparent pixels of its image, as True in the hole."""
-    if mask is None:
-        if not (isinstance(image, Image.Image) and image.has_transparency_data):
-            raise MaskweaveError("an image without transparency needs a mask_image")
-        with _readable("the image"):
-            return _transparent(_checked(image, "the image"))
-    if isinstance(mask, Image.Image):
-        with _readable("the mask"):
-            mask = np.array(_checked(mask, "the mask").convert("RGB").convert("L"))
-    if isinstance(mask, Tensor):
-        mask = _as_array(mask)
-    if isinstance(mask, np.ndarray) and mask.ndim == 3 and mask.shape[0] == 1:
-        mask = mask[0]
-    if isinstance(mask, np.ndarray) and mask.ndim == 2:
-        if mask.dtype == np.bool_:
-            return mask
-        if mask.dtype == np.uint8:
-            return mask >= 128
-        if np.issubdtype(mask.dtype, np.floating) and ((mask >= 0) & (mask <= 1)).all():
-            return mask >= 0.5
-    raise MaskweaveError(
-        "a mask is a PIL image or an array or tensor (height, width): bool, uint8, or float from "
-        "0 to 1"
-    )
-
-
-def check_sizes(pixels: Pixels, hole: Hole) -> None:
-    """Raise MaskweaveError unless an image and its mask are of one size."""
-    if pixels.shape[:2] != hole.shape:
-        (rows, columns), (height, width) = hole.shape, pixels.shape[:2]
-        raise MaskweaveError(f"the mask is {columns}x{rows} pixels, the image {width}x{height}")
-
-
-def converted(pixels: Pixels, output_type: str) -> Any:
-    """Return an array as "pil", or as floats in [0, 1]: "np", or "pt" (3, height, width)."""
+def converted(picture: Picture, output_type: str) -> Any:
+    """Return a picture as "pil", or as floats in [0, 1]: "np", or "pt" (3, height, width)."""
     if output_type == "pil":
-        return Image.fromarray(pixels)
-    floats = pixels.astype(np.float32) / 255
+        return Image.fromarray(picture.values)
+    floats = picture.pixels.astype(np.float32) / 255
     return floats if output_type == "np" else torch.from_numpy(floats).permute(2, 0, 1)
-
-
-def _open(source: Path | BinaryIO, name: str) -> tuple[Image.Image, str]:
-    """Return an image and its format, which the image loses when it is turned."""
-    with _readable(name), warnings.catch_warnings():
-        # Pillow warns of what is odd in a file, and of large images at a limit of its own.
-        warnings.simplefilter("ignore")
-        with Image.open(source, formats=FORMATS) as image:
-            return _checked(image, name), image.format or ""
 
 
 @contextmanager
@@ -258,7 +295,7 @@ def _as_array(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 
-def _checked(image: Image.Image, name: str) -> Image.Image:
+def _checked(image: Image.Image, name: str, modes: tuple[str, ...] = LOSSLESS_MODES) -> Image.Image:
     """Return an image the right way up, unless it is one of those that the module refuses."""
     if image.width * image.height > LARGEST_IMAGE:
         size = f"{image.width}x{image.height}"
@@ -267,11 +304,8 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
     if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         raise MaskweaveError(f"{name}: animations and files of several pages are not supported")
     # Pillow opens 16-bit colour as 8-bit RGB; only the raw mode of its tiles tells.
-    if image.mode not in LOSSLESS_MODES or re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
+    deep = re.search(r";16[BLN]", str(getattr(image, "tile", "")))
+    if image.mode not in modes or (deep and modes == LOSSLESS_MODES):
         mode = image.mode if image.mode not in LOSSLESS_MODES else "16-bit"
         raise MaskweaveError(f"{name}: {mode} images are not supported; convert it to 8-bit RGB")
     return ImageOps.exif_transpose(image)
-
-
-def _transparent(image: Image.Image) -> Hole:
-    return np.array(image.convert("RGBA").getchannel("A")) < 128

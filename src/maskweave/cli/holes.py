@@ -38,7 +38,7 @@ def holes(
 
     check_kinds([kind])
     if images:
-        wanted = [(file.stem, *_size_of(file)) for file in list_images(images)]
+        wanted = [(file.stem, *_size_of(file)) for file in list_images(images).files]
     else:
         wanted = [(f"{kind}_{index:04d}", *_size(size)) for index in range(number)]
     files = [output / f"{stem}.png" for stem, *_ in wanted]
@@ -67,7 +67,7 @@ def _size_of(file: Path) -> tuple[int, int]:
     from maskweave.holes import check_size
     from maskweave.images import read_image
 
-    height, width, _ = read_image(file).pixels.shape
+    height, width = read_image(file).shape
     try:
         check_size(height, width)
     except MaskweaveError as error:

@@ -1,18 +1,13 @@
 """``maskweave inpaint``: fill the holes of one image or of a folder of images."""
 
-import json
 import sys
-import time
-import warnings
-from collections import Counter
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from maskweave.cli.fills import Asked, do, reported
+from maskweave.cli.jobs import Job, existing, leave_finished, name_steps, plan
 from maskweave.cli.options import (
     Device,
     Dtype,
@@ -22,245 +17,131 @@ from maskweave.cli.options import (
     Overwrite,
     Seed,
     load_pipeline,
-    one_line,
 )
 from maskweave.errors import MaskweaveError
+from maskweave.files import tried
 
-if TYPE_CHECKING:
-    from maskweave.images import Hole, Pixels
-    from maskweave.maskgit import DecodeSettings
-    from maskweave.pipeline import InpaintPipeline
-
-
-@dataclass
-class Job:
-    """One image, its mask, the files that come of it, and what there is to say about it."""
-
-    image: Path
-    mask: Path | None
-    outputs: list[Path]
-    steps: list[list[Path]] = field(default_factory=list)
-    """For each output the pictures after each step, if they are wanted."""
-    profile: bytes | None = field(default=None, repr=False)
-    hole_share: float | None = None
-    note: str | None = None
-    error: str | None = None
-
-    def files(self) -> list[Path]:
-        """Return everything that is written."""
-        return self.outputs + [file for steps in self.steps for file in steps]
+Image = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
+Output = Annotated[
+    str,
+    typer.Option(
+        help="Image to write, or a folder: one that is there, ends in a slash, or has no suffix of "
+        "an image.",
+        metavar="PATH",
+    ),
+]
+Mask = Annotated[
+    Path | None,
+    typer.Option(
+        help="Mask image, white in the hole: one for all images, or a folder that has one of "
+        "the same stem for each. Without it transparent pixels are the hole."
+    ),
+]
+Steps = Annotated[int | None, typer.Option(help="Decoding steps T.")]
+Schedule = Annotated[str | None, typer.Option(help="linear, cosine, square, arccos.")]
+Order = Annotated[
+    str | None, typer.Option(help="What is kept first: confidence, probability, random, halton.")
+]
+Paint = Annotated[
+    str | None,
+    typer.Option(
+        help="sampled: lively, each fill is another. expected: one pass, one faithful answer."
+    ),
+]
+Temperature = Annotated[float | None, typer.Option(help="Scale of the noise in the order.")]
+TokenTemperature = Annotated[
+    float | None,
+    typer.Option(help="Tokens are sampled at this temperature; 0 takes the likeliest."),
+]
+StopAfter = Annotated[int | None, typer.Option(help="Run only t of the T steps.")]
+Samples = Annotated[int, typer.Option(min=1, help="Different fills of each image.")]
+Threshold = Annotated[
+    int, typer.Option(min=1, max=255, help="What counts as white in a mask, of 255.")
+]
+Grow = Annotated[int, typer.Option(min=0, help="Pixels by which the hole is widened.")]
+SaveSteps = Annotated[
+    bool, typer.Option("--save-steps", help="Write a picture after each step as well.")
+]
+Format = Annotated[
+    str | None, typer.Option("--format", help="Of files in a folder: png, tiff, webp, jpg, ...")
+]
+Quality = Annotated[
+    int | None,
+    typer.Option(min=1, max=100, help="Of JPEG files; without it that of a JPEG input, or 95."),
+]
+SkipExisting = Annotated[
+    bool, typer.Option("--skip-existing", help="Leave out images whose fills are there.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Crops or windows filled at once.")]
+Memory = Annotated[
+    int | None,
+    typer.Option(min=1, help="Megabytes that photos may take at once; 1000 if not given."),
+]
 
 
 def inpaint(
-    image: Annotated[Path, typer.Argument(help="An image, or a folder of images.")],
-    output: Annotated[Path, typer.Option(help="Image to write, or a folder (no suffix).")],
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Mask image, white in the hole: one for all images, or a folder that has one of "
-            "the same stem for each. Without it transparent pixels are the hole."
-        ),
-    ] = None,
+    image: Image,
+    output: Output,
+    mask: Mask = None,
     model: Model = "cats64",
-    steps: Annotated[int | None, typer.Option(help="Decoding steps T.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="linear, cosine, square, arccos.")] = None,
-    order: Annotated[
-        str | None,
-        typer.Option(help="What is kept first: confidence, probability, random, halton."),
-    ] = None,
-    paint: Annotated[
-        str | None,
-        typer.Option(
-            help="sampled: lively, each fill is another. expected: one pass, one faithful answer."
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Scale of the noise in the order.")
-    ] = None,
-    token_temperature: Annotated[
-        float | None,
-        typer.Option(help="Tokens are sampled at this temperature; 0 takes the likeliest."),
-    ] = None,
-    stop_after: Annotated[int | None, typer.Option(help="Run only t of the T steps.")] = None,
-    num_samples: Annotated[int, typer.Option(min=1, help="Different fills of each image.")] = 1,
+    steps: Steps = None,
+    schedule: Schedule = None,
+    order: Order = None,
+    paint: Paint = None,
+    temperature: Temperature = None,
+    token_temperature: TokenTemperature = None,
+    stop_after: StopAfter = None,
+    num_samples: Samples = 1,
     seed: Seed = 0,
     invert_mask: InvertMask = False,
-    save_steps: Annotated[
-        bool, typer.Option("--save-steps", help="Write a picture after each step as well.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Crops or windows filled at once.")] = 16,
+    threshold: Threshold = 128,
+    grow: Grow = 0,
+    save_steps: SaveSteps = False,
+    format_: Format = None,
+    quality: Quality = None,
+    batch_size: BatchSize = 16,
+    memory: Memory = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
     overwrite: Overwrite = False,
+    skip_existing: SkipExisting = False,
     json_: Json = False,
 ) -> None:
     """Fill the holes of an image or of a folder of images; all other pixels stay as they are.
 
-    In a folder a bad image is reported at the end, the rest is done, and the exit code is 1.
+    Exit codes: 0 if all is done; 1 if images of a folder failed, which are reported at the end; 2
+    if nothing can be done, or no more because the output cannot be written; 130 after Ctrl-C and
+    143 after SIGTERM. What was written by then is whole, and --skip-existing goes on from there.
     """
-    from maskweave.images import refuse_existing
-    from maskweave.progress import progress
-
-    jobs = _plan(image, mask, output, num_samples)
-    pipeline = load_pipeline(model, device, dtype)
-    pipeline.set_progress_bar_config(disable=image.is_dir())  # a folder has a bar of its own
-    settings = pipeline.settings(
-        steps=steps,
-        schedule=schedule,
-        order=order,
-        paint=paint,
-        temperature=temperature,
-        token_temperature=token_temperature,
-        stop_after=stop_after,
-    )
-    if save_steps:
-        _name_steps(jobs, settings.last_step)
-    files = [file for job in jobs for file in job.files()]
-    twice = [file for file, number in Counter(files).items() if number > 1]
-    if twice:
-        raise MaskweaveError(f"{twice[0]} would be written twice")
-    refuse_existing(files, overwrite)
-    if not image.is_dir() and (folders := [file for file in files if file.is_dir()]):
-        raise MaskweaveError(f"{folders[0]} is a folder")
-
-    started = time.perf_counter()
-    with progress(len(jobs), shown=image.is_dir()) as advance:
-        for start in range(0, len(jobs), batch_size):
-            batch = jobs[start : start + batch_size]
-            _fill(pipeline, batch, settings, seed, batch_size, invert_mask, skip_bad=image.is_dir())
-            advance(len(batch))
-    _report(jobs, json_, time.perf_counter() - started)
-
-
-def _plan(image: Path, mask: Path | None, output: Path, samples: int) -> list[Job]:
-    """Pair images, masks and outputs by name; nothing is read yet but the folders."""
-    from maskweave.images import SUFFIXES, list_images
-
-    many = image.is_dir()
-    images = list_images(image) if many else [image]
-    masks = {file.stem: file for file in list_images(mask)} if mask and mask.is_dir() else None
-    to_folder = output.is_dir() or not output.suffix
-    if not to_folder and (many or output.suffix.lower() not in SUFFIXES):
-        wanted = "a folder" if many else f"a folder or an image ({', '.join(SUFFIXES)})"
-        raise MaskweaveError(f"output {output} must be {wanted}")
-    if to_folder and output.exists() and not output.is_dir():
-        raise MaskweaveError(f"output {output} is a file, not a folder")
-    if many and output.resolve() in [folder.resolve() for folder in (image, mask) if folder]:
-        raise MaskweaveError(f"output {output} holds what is read: fills would be taken for it")
-    jobs = []
-    for file in images:
-        first = output / f"{file.stem}.png" if to_folder else output
-        numbers = range(1, samples + 1)
-        outputs = (
-            [first.with_stem(f"{first.stem}_{i}") for i in numbers] if samples > 1 else [first]
-        )
-        jobs.append(Job(file, mask if masks is None else masks.get(file.stem), outputs))
-        if masks is not None and file.stem not in masks:
-            jobs[-1].error = f"{mask} holds no mask called {file.stem}"
-    return jobs
-
-
-def _name_steps(jobs: list[Job], steps: int) -> None:
-    for job in jobs:
-        job.steps = [
-            [file.with_name(f"{file.stem}_step_{k:02d}.png") for k in range(1, steps + 1)]
-            for file in job.outputs
-        ]
-
-
-def _fill(
-    pipeline: "InpaintPipeline",
-    jobs: list[Job],
-    settings: "DecodeSettings",
-    seed: int,
-    batch_size: int,
-    invert_mask: bool,
-    skip_bad: bool,
-) -> None:
-    """Read, fill and write one batch."""
-    import numpy as np
-
-    from maskweave.images import write_image
-    from maskweave.seeds import seeded
-
-    ready = list(_read(jobs, invert_mask, skip_bad))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the jobs carry the same remarks
-        filled = pipeline(
-            [pixels for _, pixels, _ in ready],
-            [hole for _, _, hole in ready],
-            num_images_per_prompt=len(jobs[0].outputs),
-            generator=[seeded(seed, job.image.stem) for job, _, _ in ready],
-            batch_size=batch_size,
-            output_steps=bool(jobs[0].steps),
-            **asdict(settings),
-        )
-    for index, picture in enumerate(filled.images):
-        sample = index % len(jobs[0].outputs)
-        job = ready[index // len(jobs[0].outputs)][0]
-        pictures = {job.outputs[sample]: np.array(picture)}
-        if filled.steps:
-            steps = [np.array(step.image) for step in filled.steps[index]]
-            pictures |= dict(zip(job.steps[sample], steps, strict=True))
-        with _noted(job, skip_bad):
-            for file, pixels in pictures.items():
-                write_image(pixels, file, job.profile)
-
-
-@contextmanager
-def _noted(job: Job, skip_bad: bool) -> Generator[None]:
-    """Keep an error for the report at the end, in a folder run."""
-    try:
-        yield
-    except MaskweaveError as error:
-        if not skip_bad:
-            raise
-        job.error = one_line(str(error))
-
-
-def _read(
-    jobs: list[Job], invert_mask: bool, skip_bad: bool
-) -> "Iterator[tuple[Job, Pixels, Hole]]":
-    """Yield each image with its hole; note on its job what is remarkable or wrong."""
-    for job in jobs:
-        with _noted(job, skip_bad):
-            if job.error:
-                raise MaskweaveError(job.error)
-            yield job, *_read_pair(job, invert_mask)
-
-
-def _read_pair(job: Job, invert_mask: bool) -> "tuple[Pixels, Hole]":
-    from maskweave.holes import remark
-    from maskweave.images import check_sizes, read_image, read_mask
-
-    picture = read_image(job.image)
-    hole = read_mask(job.mask, invert_mask) if job.mask else picture.transparent
-    if hole is None:
-        raise MaskweaveError(f"{job.image} has no transparency: name a --mask")
-    check_sizes(picture.pixels, hole)
-    job.hole_share, job.note, job.profile = float(hole.mean()), remark(hole), picture.profile
-    return picture.pixels, hole
-
-
-def _report(jobs: list[Job], json_: bool, seconds: float) -> None:
-    """Print the files and, on stderr, notes and errors; exit with 1 if an image failed."""
-    failed = [job for job in jobs if job.error]
-    for job in jobs:
-        if job.note:
-            print(f"note: {job.image}: {job.note}", file=sys.stderr)
-        if any(file.suffix.lower() in (".jpg", ".jpeg") for file in job.outputs):
-            print("note: JPEG is lossy: known pixels change on disk", file=sys.stderr)
-    for job in failed:
-        named = str(job.error).startswith(str(job.image))
-        print(f"error: {job.error if named else f'{job.image}: {job.error}'}", file=sys.stderr)
-    if json_:
-        images = [{k: v for k, v in asdict(job).items() if k != "profile"} for job in jobs]
-        report = {"seconds": round(seconds, 3), "images": images}
-        typer.echo(json.dumps(report, indent=2, default=str))
-    else:
-        for job in jobs:
-            for file in [] if job.error else job.files():
-                typer.echo(file)
-        print(f"{len(jobs) - len(failed)} of {len(jobs)} in {seconds:.1f} s", file=sys.stderr)
-    if failed:
-        raise typer.Exit(1)
+    if overwrite and skip_existing:
+        raise MaskweaveError("--overwrite and --skip-existing exclude each other")
+    jobs: list[Job] = []
+    with reported(jobs, json_, goes_on=not overwrite):
+        planned, notes = plan(image, mask, output, num_samples, format_)
+        jobs += planned
+        if skip_existing:
+            leave_finished(jobs)
+        existing(jobs, overwrite, skip_existing)
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+        if not any(job.state == "left" for job in jobs):
+            return
+        with tried(jobs[0].outputs[0].parent):
+            pipeline = load_pipeline(model, device, dtype)
+            settings = pipeline.settings(
+                steps=steps,
+                schedule=schedule,
+                order=order,
+                paint=paint,
+                temperature=temperature,
+                token_temperature=token_temperature,
+                stop_after=stop_after,
+            )
+            if save_steps:
+                name_steps(jobs, settings.last_step)
+            asked = Asked(
+                *(seed, invert_mask, threshold, grow, quality, batch_size, memory),
+                keep=existing(jobs, overwrite, skip_existing),
+                replace=overwrite,
+            )
+            do(jobs, pipeline, settings, asked)

@@ -239,7 +239,7 @@ def _stored(
 
     ``shape`` says all that ``read`` depends on besides the file.
     """
-    files = find_images(directory)
+    files = find_images(directory).files
     names = [str(file.relative_to(directory)) for file in files]
     digests = _digests(directory, files, cache)
     key = hashlib.sha256(f"{VERSION} {shape} {' '.join(digests)}".encode()).hexdigest()

@@ -111,7 +111,7 @@ def find_splits(
     for folder in folders:
         files = [
             file
-            for file in find_images(folder)
+            for file in find_images(folder).files
             if not any(
                 fnmatch(part, pattern)
                 for part in file.relative_to(folder).parts
@@ -204,7 +204,8 @@ def _read(file: Path, split: str, validation_share: float) -> Entry:
     split = split or ("validation" if is_validation(digest, validation_share) else "train")
     image = Image.fromarray(picture.pixels)
     thumbnail = np.array(image.resize((SIDE, SIDE), Image.Resampling.BOX).convert("L"))
-    return Entry(str(file), split, digest, image.size, picture.format, picture.mode, thumbnail)
+    said = picture.about
+    return Entry(str(file), split, digest, image.size, said.format, said.mode, thumbnail)
 
 
 def _grouped(items: Sequence[Item], keys: Iterable[object]) -> list[list[Item]]:

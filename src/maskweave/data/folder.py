@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from maskweave.errors import MaskweaveError
-from maskweave.images import SUFFIXES, Pixels, read_image
+from maskweave.images import SUFFIXES, Listing, Pixels, read_image
 
 Square = UInt8[np.ndarray, "3 size size"]
 Photo = UInt8[np.ndarray, "3 height width"]
@@ -18,7 +18,7 @@ LARGEST_ASPECT = 4
 """Of a photo, whose longer side is cropped to so many times the shorter one."""
 
 
-def find_images(directory: Path) -> list[Path]:
+def find_images(directory: Path) -> Listing:
     """Return every file below a folder that has one of ``SUFFIXES``, sorted.
 
     Raises
@@ -31,7 +31,7 @@ def find_images(directory: Path) -> list[Path]:
     files = sorted(p for p in directory.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
     if not files:
         raise MaskweaveError(f"{directory} holds no image ({', '.join(SUFFIXES)})")
-    return files
+    return Listing(files, ())
 
 
 def read_square(file: Path, size: int) -> Square:

@@ -125,7 +125,7 @@ class Benchmark:
             If an image cannot be read or measured, or there is but one other.
         """
         inception = self.meter.inception
-        others = spread(list_images(real), len(self.examples)) if real and inception else []
+        others = spread(list_images(real).files, len(self.examples)) if real and inception else []
         if len(others) == 1:
             raise MaskweaveError(f"{real}: other real images must be at least 2")
         rows: list[Row] = []

@@ -8,7 +8,8 @@ from typing import NamedTuple, TypeVar
 
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import check_example
-from maskweave.images import Hole, Pixels, list_images, read_image, read_mask
+from maskweave.images import Hole, Pixels, list_images, read_image
+from maskweave.masks import read_mask
 
 Item = TypeVar("Item")
 
@@ -56,7 +57,7 @@ class Examples:
             If a file cannot be read, or an image and its mask differ in size or cannot be measured.
         """
         images = [read_rgb(self.truth[stem]) for stem in stems]
-        holes = [read_mask(self.masks[stem], self.invert_mask) for stem in stems]
+        holes = [read_mask(self.masks[stem], invert=self.invert_mask).hole for stem in stems]
         for stem, image, hole in zip(stems, images, holes, strict=True):
             check_example(stem, image, image, hole)
         return Batch([*stems], images, holes)
@@ -95,7 +96,7 @@ def read_examples(truth: str | Path, masks: str | Path, invert_mask: bool = Fals
 
 def by_stem(directory: Path) -> dict[str, Path]:
     """Return the images of a folder by their names without suffix."""
-    return {file.stem: file for file in list_images(directory)}
+    return {file.stem: file for file in list_images(directory).files}
 
 
 def paired(directory: Path, truth: dict[str, Path]) -> dict[str, Path]:
