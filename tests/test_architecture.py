@@ -13,6 +13,7 @@ LAYERS = [
     {"errors", "progress"},
     {"files", "seeds", "settings", "drawing", "guide", "models"},
     {"schedules", "orders", "holes", "images", "legacy"},
+    {"masks"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
     {"fill", "levels", "windows", "crops"},

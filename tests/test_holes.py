@@ -20,7 +20,7 @@ from maskweave.holes import (
     known_patches,
     token_mask,
 )
-from maskweave.images import read_mask
+from maskweave.masks import read_mask
 
 
 @pytest.mark.parametrize("kind", PHOTO_KINDS)
@@ -188,7 +188,7 @@ def test_the_command_draws_every_kind_and_says_so(tmp_path: Path) -> None:
         assert kind in shown
         arguments = ["holes", "--output", tmp_path, "--kind", kind, "--number", 2, "--size", 96]
         assert CliRunner().invoke(app, list(map(str, arguments))).exit_code == 0
-        assert read_mask(tmp_path / f"{kind}_0001.png").any()
+        assert read_mask(tmp_path / f"{kind}_0001.png").hole.any()
 
 
 def test_strokes_scale_with_the_size_of_the_image() -> None:

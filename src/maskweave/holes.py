@@ -29,9 +29,6 @@ KINDS = ("random-walk", "thin", "medium", "thick", "box", "half")
 PHOTO_KINDS = (*KINDS, "scratch", "text", "blob")
 """All kinds: those as well that people want removed from photos."""
 
-SUSPICIOUS_SHARE = 0.6
-"""Above this share of hole a mask is likely to be meant the other way round."""
-
 LONGEST = 64
 """A random walk takes for ever to fill its share of an image that is longer than so many times its
 width."""
@@ -154,15 +151,6 @@ def draw_holes(
     holes = np.stack([draw_hole(kind, height, width, rng) for kind in chosen])
     holes[rng.random(batch) < whole] = True
     return torch.from_numpy(holes)
-
-
-def remark(hole: Bool[np.ndarray, "height width"]) -> str | None:
-    """Return what a user should be told of a hole: that it is empty or suspiciously large."""
-    if not hole.any():
-        return "the mask is empty: nothing to fill"
-    if hole.mean() > SUSPICIOUS_SHARE:
-        return f"{hole.mean():.0%} of the image is hole: is the mask inverted?"
-    return None
 
 
 def token_mask(

@@ -103,12 +103,11 @@ def note_weights(meter: "Meter") -> None:
 
 def _warn_of_large_holes(examples: "Examples", shares: "np.ndarray") -> None:
     """Tell, once for all masks, if the largest hole looks like a mask of the wrong colour."""
-    from maskweave.holes import SUSPICIOUS_SHARE, remark
-    from maskweave.images import read_mask
+    from maskweave.masks import SUSPICIOUS_SHARE, read_mask, remarks
     from maskweave.progress import warn
 
     largest = examples.masks[examples.stems[int(shares.argmax())]]
-    if text := remark(read_mask(largest, examples.invert_mask)):
+    for text in remarks(read_mask(largest, invert=examples.invert_mask).hole):
         number = int((shares > SUSPICIOUS_SHARE).sum())
         warn(f"{largest}: {text} ({number} of {len(shares)} masks have holes as large)")
 
