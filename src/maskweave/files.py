@@ -1,5 +1,6 @@
 """Files that appear under their names only when whole, and where to keep them."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,18 @@ ABANDONED = 3600
 
 SPARE = 1 << 28
 """Bytes that are left free on a disk."""
+
+FAULTS_OF_THE_DISK = frozenset(
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+        *(errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO, errno.ESTALE),
+    )
+)
+"""Errors that the next file would meet as well: full, read-only, forbidden, broken or gone."""
+
+
+class DiskError(MaskweaveError):
+    """Nothing more should be written to a folder: its disk is at fault, or others write there."""
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -63,13 +76,17 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 @contextmanager
-def unfinished(file: Path) -> Generator[Path]:
+def unfinished(file: Path, replace: bool = True) -> Generator[Path]:
     """Yield where to write a file that gets its name if all goes well; make its folder if missing.
+
+    Without ``replace`` a file that is there by then stays.
 
     Raises
     ------
+    DiskError
+        If nothing can be written there, or there is such a file by then and it is to stay.
     MaskweaveError
-        If it cannot be written.
+        If this file cannot be written.
     """
     # Whoever makes the same file at once, on any machine, writes a file of their own. Its name is
     # short, as that of the file may be as long as a disk allows.
@@ -80,12 +97,63 @@ def unfinished(file: Path) -> Generator[Path]:
         yield path
         with path.open("r+b") as content:
             os.fsync(content.fileno())  # or the name could outlive a power cut without the content
-        path.replace(file)
+        if not replace:
+            _claim(file, path)
+        path.replace(file)  # leaves the path where both are links to one file
     except OSError as error:
-        raise MaskweaveError(f"cannot write {file}: {error.strerror or error}") from error
+        raise _told(error, file) from error
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def _claim(file: Path, path: Path) -> None:
+    """Give a name to a file at once, or to an empty one where the disk knows no second names."""
+    try:
+        try:
+            file.hardlink_to(path)
+        except FileExistsError:
+            raise
+        except OSError:
+            file.touch(exist_ok=False)
+    except FileExistsError as error:
+        raise DiskError(f"{file} was written by somebody else meanwhile") from error
+
+
+def _told(error: OSError, file: Path) -> MaskweaveError:
+    kind = DiskError if error.errno in FAULTS_OF_THE_DISK else MaskweaveError
+    return kind(f"cannot write {file}: {error.strerror or error}")
+
+
+@contextmanager
+def tried(directory: Path) -> Generator[None]:
+    """Make a folder and try to write there; if it was made and stays empty, remove it at the end.
+
+    Raises
+    ------
+    DiskError
+        If nothing can be written there.
+    """
+    missing: list[Path] = []
+    try:
+        try:
+            missing += [each for each in (directory, *directory.parents) if not each.exists()]
+            directory.mkdir(parents=True, exist_ok=True)
+            path = directory / f".{secrets.token_hex(8)}.unfinished"
+            try:
+                with path.open("xb") as file:
+                    file.write(bytes(1 << 12))
+                    os.fsync(file.fileno())
+            finally:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            reason = error.strerror or error
+            raise DiskError(f"cannot write to folder {directory}: {reason}") from error
+        yield
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it is not empty, as it should be
+                folder.rmdir()
 
 
 @cache
