@@ -1,0 +1,368 @@
+"""Runs that end early, go on or meet another run; how outputs are named; what is said of many."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from maskweave.cli.main import app
+from maskweave.images import read_image
+
+COMMAND = (sys.executable, "-m", "maskweave")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(result: Result, message: str, code: int = 2) -> None:
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """Eight photos with a mask for all."""
+    (tmp_path / "images").mkdir()
+    for name in "abcdefgh":
+        pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{name}.png")
+    hole = np.zeros((40, 40), dtype=np.uint8)
+    hole[4:12, 3:9] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 24 kB, on which three photos have room beside a folder."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no disk may be mounted here")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def arguments(photos: Path, model: Path, output: object = None, *more: object) -> list[str]:
+    command = (
+        "inpaint", photos / "images", "--mask", photos / "mask.png", "--model", model,
+        "--output", output or photos / "out", "--batch-size", 1, *more,
+    )  # fmt: skip
+    return [str(argument) for argument in command]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def after(calls: int, then: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something when as many files have been written: the folder is tried first."""
+    flush, left = os.fsync, iter(range(calls + 1))
+
+    def counted(file: int) -> None:
+        if next(left, None) is None:
+            then()
+        flush(file)
+
+    monkeypatch.setattr(os, "fsync", counted)
+
+
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO]
+)
+def test_a_fault_of_the_disk_stops_a_run_at_once(
+    photos: Path, tiny_model: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault() -> None:
+        raise OSError(number, os.strerror(number))
+
+    after(3, fault, monkeypatch)
+    result = run(*arguments(photos, tiny_model, None, "--json"))
+    fails(result, f"out/d.png: {os.strerror(number)}; 3 of 8 done")
+    report = json.loads(result.stdout)
+    assert [job["state"] for job in report["images"]] == 3 * ["done"] + 5 * ["left"]
+    assert "3 of 8 done" in report["stopped"]
+    assert names(photos / "out") == ["a.png", "b.png", "c.png"]
+
+
+def test_a_full_disk_stops_a_run_and_leaves_whole_files(
+    photos: Path, tiny_model: Path, small_disk: Path
+) -> None:
+    result = run(*arguments(photos, tiny_model, small_disk / "out"))
+    fails(result, "No space left on device; 3 of 8 done")
+    assert names(small_disk / "out") == ["a.png", "b.png", "c.png"]
+    assert result.stdout.split() == [str(small_disk / "out" / f"{name}.png") for name in "abc"]
+    for file in (small_disk / "out").iterdir():
+        read_image(file)
+
+
+def test_an_output_folder_that_goes_away_stops_a_run(
+    photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(3, lambda: shutil.rmtree(photos / "out"), monkeypatch)
+    fails(run(*arguments(photos, tiny_model)), "3 of 8 done")
+    assert not (photos / "out").exists()
+
+
+def test_an_output_is_tried_before_a_model_loads(photos: Path) -> None:
+    (photos / "file").touch()
+    result = run(*arguments(photos, photos / "no model", photos / "file" / "below"))
+    fails(result, "file/below: Not a directory; 0 of 8 done")
+
+
+def test_a_full_disk_is_noticed_before_a_model_loads(photos: Path, small_disk: Path) -> None:
+    (small_disk / "full").write_bytes(bytes(24 << 10))
+    fails(run(*arguments(photos, photos / "no model", small_disk)), "No space left on device")
+    assert names(small_disk) == ["full"]
+
+
+def test_a_folder_that_gets_no_file_is_not_left(photos: Path) -> None:
+    result = run(*arguments(photos, photos / "no model", photos / "new" / "out"))
+    fails(result, "no model")
+    assert not (photos / "new").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on(
+    photos: Path, tiny_model: Path, number: signal.Signals
+) -> None:
+    options = ("--steps", 150, "--order", "random")
+    command = arguments(photos, tiny_model, None, *options)
+    with subprocess.Popen(
+        [*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (photos / "out" / "b.png").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        stdout, stderr = process.communicate()
+    assert process.returncode == 128 + number
+    done = names(photos / "out")
+    assert 2 <= len(done) < 8
+    assert stdout.split() == [str(photos / "out" / name) for name in done]
+    goes_on = "the same command with --skip-existing goes on from there"
+    assert stderr == f"stopped: {len(done)} of 8 done; {goes_on}\n"
+    result = run(*command, "--skip-existing")
+    assert result.exit_code == 0, result.output
+    assert f"{8 - len(done)} of 8 in" in result.stderr
+    assert f"{len(done)} were there" in result.stderr
+    assert run(*arguments(photos, tiny_model, photos / "other", *options)).exit_code == 0
+    assert contents(photos / "out") == contents(photos / "other")
+
+
+def test_stopped_while_the_model_loads_nothing_is_left(
+    photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr("maskweave.cli.inpaint.load_pipeline", stop)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    result = run(*arguments(photos, tiny_model))
+    assert result.exit_code == 130
+    assert result.stderr.startswith("stopped: 0 of 8 done")
+    assert not (photos / "out").exists()
+    assert before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_what_is_there_is_skipped_without_a_look(photos: Path, tiny_model: Path) -> None:
+    (photos / "out").mkdir()
+    for name in "ac":
+        (photos / "images" / f"{name}.png").write_bytes(b"broken")
+        (photos / "out" / f"{name}.png").write_bytes(b"there")
+    command = arguments(photos, tiny_model, None, "--skip-existing", "--json")
+    result = run(*command)
+    assert result.exit_code == 0, result.output
+    states = {Path(job["image"]).stem: job["state"] for job in json.loads(result.stdout)["images"]}
+    assert states == {name: "there" if name in "ac" else "done" for name in "abcdefgh"}
+    assert (photos / "out" / "a.png").read_bytes() == b"there"
+    again = run(*arguments(photos, photos / "no model", None, "--skip-existing"))
+    assert again.exit_code == 0
+    assert again.stdout == ""
+    assert "0 of 8" in again.stderr
+    assert "8 were there" in again.stderr
+
+
+def test_of_samples_those_that_are_missing_are_written(photos: Path, tiny_model: Path) -> None:
+    command = arguments(photos, tiny_model, None, "--num-samples", 2)
+    assert run(*command).exit_code == 0
+    whole = contents(photos / "out")
+    (photos / "out" / "b_2.png").unlink()
+    (photos / "out" / "c_1.png").unlink()
+    (photos / "out" / "c_2.png").write_bytes(b"there")
+    fails(run(*command), "a_1.png exists; --overwrite replaces it, --skip-existing leaves it alone")
+    result = run(*command, "--skip-existing")
+    assert result.exit_code == 0, result.output
+    assert "2 of 8 in" in result.stderr
+    assert contents(photos / "out") == whole | {"c_2.png": b"there"}
+    fails(run(*command, "--skip-existing", "--overwrite"), "exclude each other")
+
+
+def test_a_file_that_appears_during_a_run_stays_and_stops_it(
+    photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interfere() -> None:
+        if not (photos / "out" / "d.png").exists():
+            (photos / "out" / "d.png").write_bytes(b"another's")
+
+    after(3, interfere, monkeypatch)
+    result = run(*arguments(photos, tiny_model))
+    fails(result, "out/d.png was written by somebody else meanwhile; 3 of 8 done")
+    assert names(photos / "out") == ["a.png", "b.png", "c.png", "d.png"]
+    assert (photos / "out" / "d.png").read_bytes() == b"another's"
+    assert run(*arguments(photos, tiny_model, None, "--overwrite")).exit_code == 0
+    assert (photos / "out" / "d.png").read_bytes() != b"another's"
+
+
+@pytest.mark.slow
+def test_two_runs_into_one_folder_do_not_mix_their_files(photos: Path, tiny_model: Path) -> None:
+    runs = [
+        subprocess.Popen(
+            [*COMMAND, *arguments(photos, tiny_model, None, "--steps", 50, "--seed", seed)],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )
+        for seed in (1, 2)
+    ]  # fmt: skip
+    errors = [one.communicate()[1] for one in runs]
+    codes = [one.returncode for one in runs]
+    assert sorted(codes) == [0, 2], errors
+    loser = codes.index(2)
+    assert errors[loser].count("\n") == 1
+    assert ".png" in errors[loser]
+    seed = 2 - loser
+    command = arguments(photos, tiny_model, photos / "alone", "--steps", 50, "--seed", seed)
+    assert run(*command).exit_code == 0
+    assert contents(photos / "out") == contents(photos / "alone")
+
+
+@pytest.mark.parametrize(
+    ("output", "file"),
+    [
+        ("run_2024.05.01", "run_2024.05.01/a.png"),
+        ("new.v2/", "new.v2/a.png"),
+        ("new.png/", "new.png/a.png"),
+        ("there.png", "there.png/a.png"),
+        ("plain", "plain/a.png"),
+        ("v1.2/file.webp", "v1.2/file.webp"),
+    ],
+)
+def test_what_ends_in_no_suffix_of_an_image_is_a_folder(
+    photos: Path, tiny_model: Path, output: str, file: str
+) -> None:
+    (photos / "there.png").mkdir()
+    result = run(
+        "inpaint", photos / "images/a.png", "--mask", photos / "mask.png", "--model", tiny_model,
+        "--output", f"{photos}/{output}",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(photos / file)]
+    assert (photos / file).is_file()
+
+
+@pytest.mark.parametrize("output", ["run_2024.05.01", "new.v2/", "new.png/"])
+def test_a_folder_of_images_goes_to_such_a_folder(
+    photos: Path, tiny_model: Path, output: str
+) -> None:
+    assert run(*arguments(photos, tiny_model, f"{photos}/{output}")).exit_code == 0
+    assert names(photos / output) == [f"{name}.png" for name in "abcdefgh"]
+
+
+@pytest.mark.parametrize(
+    ("output", "more", "message"),
+    [
+        ("mask.png/", (), "is a file, not a folder"),
+        ("out.png", ("--format", "webp"), "format webp does not fit the output's name out.png"),
+        ("out.pdf", (), "must be a folder or an image"),
+        ("out", ("--format", "gif"), "format is one of png, jpg, jpeg"),
+        ("out", ("--threshold", 0), "'--threshold'"),
+        ("out", ("--threshold", 256), "'--threshold'"),
+        ("out", ("--grow", -1), "'--grow'"),
+        ("out", ("--quality", 101), "'--quality'"),
+        ("out", ("--memory", 0), "'--memory'"),
+    ],
+)
+def test_names_and_options_that_fit_nothing_are_refused(
+    photos: Path, tiny_model: Path, output: str, more: tuple[object, ...], message: str
+) -> None:
+    result = run(
+        "inpaint", photos / "images/a.png", "--mask", photos / "mask.png", "--model", tiny_model,
+        "--output", f"{photos}/{output}", *more,
+    )  # fmt: skip
+    fails(result, message)
+    assert names(photos) == ["images", "mask.png"]
+
+
+@pytest.mark.parametrize("format_", ["png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff"])
+def test_files_of_a_folder_have_the_format_that_was_asked_for(
+    photos: Path, tiny_model: Path, format_: str
+) -> None:
+    command = arguments(photos, tiny_model, None, "--format", format_, "--memory", 1)
+    assert run(*command).exit_code == 0
+    assert names(photos / "out") == [f"{name}.{format_}" for name in "abcdefgh"]
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(format_, format_.upper())
+    with Image.open(photos / "out" / f"a.{format_}") as image:
+        assert image.format == kind
+
+
+def test_threshold_and_growth_of_masks(photos: Path, tiny_model: Path) -> None:
+    hole = np.array(Image.open(photos / "mask.png"))
+    Image.fromarray(hole // 4).save(photos / "dark.png")
+    shares = []
+    for name, *more in (("mask", ""), ("dark", "--threshold", 60), ("mask", "--grow", 1)):
+        result = run(
+            "inpaint", photos / "images/a.png", "--mask", photos / f"{name}.png",
+            "--model", tiny_model, "--output", photos / "a.png", "--json", "--overwrite",
+            *filter(None, more),
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        shares.append(json.loads(result.stdout)["images"][0]["hole_share"] * 1600)
+    assert shares == pytest.approx([48, 48, 48 + 28])
+
+
+def test_notes_that_are_alike_are_counted(photos: Path, tiny_model: Path) -> None:
+    (photos / "masks").mkdir()
+    for row, name in enumerate("abcdefgh"):
+        hole = np.zeros((40, 40), dtype=np.uint8)
+        hole[: 30 if name < "h" else 0, : 36 + row % 3] = 255
+        Image.fromarray(hole).save(photos / "masks" / f"{name}.png")
+    result = run(*arguments(photos, tiny_model, None, "--mask", photos / "masks"))
+    assert result.exit_code == 0
+    inverted, empty, _ = result.stderr.splitlines()
+    assert inverted.startswith(f"note: 7 images, first {photos / 'images/a.png'}: 68%")
+    assert empty.startswith(f"note: {photos / 'images/h.png'}: the mask is empty")
+
+
+def test_many_windows_are_told_before_they_are_filled(tmp_path: Path, tiny_model: Path) -> None:
+    hole = np.zeros((600, 600), dtype=np.uint8)
+    hole[20::40, 20::40] = 255
+    for name, mask in (("many", hole), ("few", np.where(np.indices(hole.shape)[0] < 300, hole, 0))):
+        Image.new("RGB", (600, 600), (200, 30, 90)).save(tmp_path / f"{name}.png")
+        Image.fromarray(mask.astype(np.uint8)).save(tmp_path / f"{name}_mask.png")
+        result = run(
+            "inpaint", tmp_path / f"{name}.png", "--mask", tmp_path / f"{name}_mask.png",
+            "--model", tiny_model, "--output", tmp_path / "out" / name,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert ("225 windows to fill, about " in result.stderr) == (name == "many")
+        assert result.stderr.count("\n") == 1 + (name == "many")
