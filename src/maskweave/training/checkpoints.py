@@ -25,16 +25,35 @@ def resume(directory: Path, accelerator: Accelerator) -> int:
     MaskweaveError
         If there are checkpoints and none of them is whole.
     """
+    checkpoint = newest(directory)
+    if checkpoint is None:
+        return 0
+    accelerator.load_state(str(checkpoint))
+    return steps_of(checkpoint)
+
+
+def newest(directory: Path) -> Path | None:
+    """Return the newest checkpoint that is whole, if any; warn of those that are passed over.
+
+    Raises
+    ------
+    MaskweaveError
+        If there are checkpoints and none of them is whole.
+    """
     found = sorted(directory.glob("step_*"), reverse=True)
     for checkpoint in found:
         if broken := _damage(checkpoint):
             warn(f"{checkpoint} is passed over: {broken}")
-            continue
-        accelerator.load_state(str(checkpoint))
-        return int(read_json(checkpoint / "progress.json")["step"])
+        else:
+            return checkpoint
     if found:
         raise MaskweaveError(f"no checkpoint in {directory} is whole; remove it to start anew")
-    return 0
+    return None
+
+
+def steps_of(checkpoint: Path) -> int:
+    """Return how many steps a checkpoint has seen."""
+    return int(read_json(checkpoint / "progress.json")["step"])
 
 
 def save(

@@ -1,6 +1,6 @@
 """The commands of training: images to a tokenizer, then to a transformer, then a better decoder."""
 
-import json
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +20,10 @@ from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.examples import Examples, ExamplesConfig
 from maskweave.training.loop import RunConfig, Task, accelerator_for, course_of, fit
+from maskweave.training.same_run import differing, lengths, refuse_other
 from maskweave.training.sets import read_sets
 from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
 from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
-
-HARMLESS = ("workers", "log_every", "save_every", "wandb")
-"""Settings of a run that change none of its weights: it may go on with others."""
-
 
 CARD = """\
 # {name}
@@ -65,12 +62,13 @@ class _Stage:
         self.made_of, self.run, self.output = made_of, run, folders.output
         self.cache = folders.cache or user_cache()
         _refuse_among_images(self.output, folders.data, folders.validation)
-        _refuse_other(self.output, made_of)
+        refuse_other(self.output, made_of)
         self.accelerator = accelerator_for(run, self.output)
         self.data = read_sets(
             folders.data, folders.validation, size, examples, self.cache, self.accelerator
         )
         self.course = course_of(run, len(self.data.indices))
+        self.lengths, self.told = lengths(self.output, run, len(self.data.indices))
         torch.manual_seed(run.seed)
 
     def fit(self, task: Task, tokens: np.ndarray | None = None) -> None:
@@ -79,18 +77,25 @@ class _Stage:
         ``tokens`` are those of all images, where they are cached.
         """
         made_of = self.made_of | {"images": self.data.images.key}
-        _refuse_other(self.output, made_of)
+        refuse_other(self.output, made_of)
+        if len(self.lengths) > 1:
+            made_of["lengths"] = self.lengths
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            if self.told:
+                print("note:", self.told, file=sys.stderr)
             write_json(self.output / "recipe.json", made_of)
         images, indices, _ = self.data
         dataset = Examples(images, indices, self.size, self.examples, tokens)
         fit(task, dataset, len(indices), self.run, self.output, self.accelerator)
 
     def write_card(self, name: str, tokenizer: Tokenizer) -> None:
-        """Write the model's card, unless there is one, from what the last checkpoint says."""
+        """Write the model's card from what the last checkpoint says.
+
+        Of a card that is there, only the lines that a longer run makes untrue are written anew.
+        """
         file = self.output / "README.md"
-        if file.exists() or not self.accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
             return
         last = max((self.output / "checkpoints").glob("step_*"))
         card = CARD.format(
@@ -105,7 +110,10 @@ class _Stage:
             batch=self.run.batch_size,
             loss=read_json(last / "progress.json")["validation_loss"],
         )
-        write_whole(file, card.encode())
+        content = card.encode()
+        if file.exists():
+            content = _brought_up_to_date(file.read_bytes(), content)
+        write_whole(file, content)
 
 
 def train_tokenizer(
@@ -224,6 +232,16 @@ def train_decoder(
     stage.write_card("decoder", pipeline.tokenizer)
 
 
+def _brought_up_to_date(old: bytes, new: bytes) -> bytes:
+    """Return a card with the steps and the loss of another, where it still has such lines."""
+    changing = (b"- **Recipe**", b"- **Validation loss**")
+    lines = {line.partition(b":")[0]: line for line in new.splitlines(keepends=True)}
+    return b"".join(
+        lines[label] if (label := line.partition(b":")[0]) in changing else line
+        for line in old.splitlines(keepends=True)
+    )
+
+
 def _folders(
     data: str | Path, output: str | Path, validation: str | Path | None, cache: str | Path | None
 ) -> _Folders:
@@ -246,9 +264,9 @@ def _started_from(start: nn.Module | None, config: Any, init: str | Path | None)
     if start is None:
         return {}
     wanted, found = (asdict(each) for each in (config, start.config))  # type: ignore[call-overload]
-    if differing := _differing(found, wanted):
+    if names := differing(found, wanted):
         its_own = ", ".join(
-            f"model.{name}={_as_override(found[name])}" for name in differing if name in found
+            f"model.{name}={_as_override(found[name])}" for name in names if name in found
         )
         raise MaskweaveError(f"{init} does not fit the recipe, but would with {its_own}")
     return {"init": identity(start)}
@@ -269,30 +287,3 @@ def _refuse_among_images(output: Path, data: Path, validation: Path | None) -> N
     for images in (data, validation or data):
         if output.resolve().is_relative_to(images.resolve()):
             raise MaskweaveError(f"{output} lies in {images}, and its pictures would join those")
-
-
-def _refuse_other(output: Path, recipe: dict[str, Any]) -> None:
-    """Refuse a folder that holds a model or another run."""
-    file = output / "recipe.json"
-    if file.exists():
-        found = read_json(file)
-        found["run"] = found.get("run", {}) | {n: recipe["run"][n] for n in HARMLESS}
-        # Through JSON and back, so that tuples compare equal to the lists of the file.
-        if differing := _differing(found, {"init": None} | json.loads(json.dumps(recipe))):
-            raise MaskweaveError(
-                f"{output} holds a run of another recipe ({file}: not the same "
-                f"{', '.join(differing)}); name a new folder"
-            )
-    elif any((output / name).exists() for name in ("config.json", "tokenizer", "transformer")):
-        raise MaskweaveError(f"{output} holds a model; name a new folder")
-
-
-def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return the dotted names of what is not as wanted."""
-    names: list[str] = []
-    for name, value in wanted.items():
-        if isinstance(value, dict) and isinstance(found.get(name), dict):
-            names += [f"{name}.{inner}" for inner in _differing(found[name], value)]
-        elif found.get(name) != value:
-            names.append(name)
-    return names
