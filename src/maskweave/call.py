@@ -187,10 +187,10 @@ class Pipeline(ABC):
         seeds = draw_seeds(generator, len(images), num_images_per_prompt)
         for one, mask, its_seeds in zip(images, masks, seeds, strict=True):
             picture = as_picture(one)
-            hole, notes = as_mask(mask, picture, threshold=threshold, grow=grow)
-            for note in notes:
+            read = as_mask(mask, picture, threshold=threshold, grow=grow)
+            for note in read.notes:
                 warnings.warn(note, stacklevel=2)
-            photos.append(Photo(picture, hole, its_seeds))
+            photos.append(Photo(picture, read.hole, its_seeds))
 
         def on_step(step: Step) -> None:
             if callback_on_step_end is not None:
