@@ -11,13 +11,13 @@ ROOT = Path(maskweave.__file__).parent
 # never from a sibling.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "seeds", "settings", "drawing", "guide", "models"},
+    {"files", "jpeg", "seeds", "settings", "drawing", "guide", "models"},
     {"schedules", "orders", "holes", "images", "legacy"},
     {"masks"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
     {"fill", "levels", "windows", "crops"},
-    {"walk"},
+    {"walk", "classical"},
     {"batches"},
     {"pipeline"},
     {"training", "evaluation", "convert"},

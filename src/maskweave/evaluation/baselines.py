@@ -4,29 +4,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from skimage.restoration import inpaint_biharmonic
 
+from maskweave import classical
+from maskweave.call import InpaintOutput
 from maskweave.data.augment import to_unit_range
 from maskweave.evaluation.examples import Batch
 from maskweave.images import Hole, Pixels, covered
 from maskweave.maskgit import DecodeSettings
-from maskweave.pipeline import InpaintOutput, InpaintPipeline
+from maskweave.pipeline import InpaintPipeline
 from maskweave.seeds import seeded
 from maskweave.tokenizer.base import Tokenizer
 
 Fill = Callable[[Batch], Sequence[Pixels]]
 """Fills the images of a batch; pixels outside the hole may come back changed, and are then as the
 method paints them."""
-
-RADIUS = 3
-"""Pixels around each hole pixel that OpenCV looks at, as in its documentation's example."""
-
-BLOCK = 16
-"""Side of the blocks that OpenCV's FSR fills; what is left over at the right and at the bottom it
-does not fill."""
 
 
 def grey(batch: Batch) -> list[Pixels]:
@@ -35,45 +28,23 @@ def grey(batch: Batch) -> list[Pixels]:
 
 
 def telea(batch: Batch) -> list[Pixels]:
-    """Fill by fast marching (Telea 2004), with OpenCV."""
-    return _opencv(batch, cv2.INPAINT_TELEA)
+    """Fill by fast marching (Telea 2004)."""
+    return _each(classical.telea, batch)
 
 
 def navier_stokes(batch: Batch) -> list[Pixels]:
-    """Fill by fluid dynamics (Bertalmio et al. 2001), with OpenCV."""
-    return _opencv(batch, cv2.INPAINT_NS)
+    """Fill by fluid dynamics (Bertalmio et al. 2001)."""
+    return _each(classical.navier_stokes, batch)
 
 
 def biharmonic(batch: Batch) -> list[Pixels]:
-    """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image.
-
-    An image that is all hole becomes grey.
-    """
-
-    def fill(image: Pixels, hole: Hole) -> Pixels:
-        filled = inpaint_biharmonic(image, hole, channel_axis=-1)
-        return (filled * 255).round().clip(0, 255).astype(np.uint8)
-
-    return _unless_all_hole(fill, batch)
+    """Fill with a biharmonic function (Damelin and Hoang 2018)."""
+    return _each(classical.biharmonic, batch)
 
 
 def frequency_selective(batch: Batch) -> list[Pixels]:
-    """Fill by frequency selective reconstruction, OpenCV contrib's fast profile.
-
-    Seiler et al. 2015 and Genser et al. 2018. An image that is all hole becomes grey.
-    """
-
-    def fill(image: Pixels, hole: Hole) -> Pixels:
-        height, width = hole.shape
-        beyond = [(0, -side % BLOCK) for side in hole.shape]
-        shown = np.pad(covered(image, hole)[:, :, ::-1], [*beyond, (0, 0)], mode="symmetric")
-        known = np.pad(~hole, beyond, mode="symmetric").astype(np.uint8)
-        filled = np.zeros_like(shown)
-        cv2.xphoto.inpaint(shown, known, filled, cv2.xphoto.INPAINT_FSR_FAST)
-        # It rounds known pixels too, on the way to luminance and back.
-        return pasted(filled[:height, :width, ::-1], image, hole)
-
-    return _unless_all_hole(fill, batch)
+    """Fill by frequency selective reconstruction (Seiler et al. 2015, Genser et al. 2018)."""
+    return _each(classical.fsr, batch)
 
 
 def reconstruction(tokenizer: Tokenizer) -> Fill:
@@ -124,16 +95,5 @@ def pasted(painted: Pixels, image: Pixels, hole: Hole) -> Pixels:
     return np.where(hole[:, :, None], painted, image)
 
 
-def _opencv(batch: Batch, method: int) -> list[Pixels]:
-    return [
-        # OpenCV reads under the hole where it meets the border of the image.
-        cv2.inpaint(covered(image, hole), hole.astype(np.uint8), RADIUS, method)
-        for image, hole in zip(batch.images, batch.holes, strict=True)
-    ]
-
-
-def _unless_all_hole(fill: Callable[[Pixels, Hole], Pixels], batch: Batch) -> list[Pixels]:
-    return [
-        covered(image, hole) if hole.all() else fill(image, hole)
-        for image, hole in zip(batch.images, batch.holes, strict=True)
-    ]
+def _each(method: classical.Method, batch: Batch) -> list[Pixels]:
+    return [method(image, hole) for image, hole in zip(batch.images, batch.holes, strict=True)]

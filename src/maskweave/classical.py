@@ -1,0 +1,147 @@
+"""Classical ways to fill holes, which need no model and know no domain.
+
+Each is a pure function of a photo and its hole: nothing under the hole is read, and nothing outside
+it changes. They suit holes that are thin, in photos of anything.
+"""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+
+import cv2
+import numpy as np
+from skimage.restoration import inpaint_biharmonic
+
+from maskweave.images import Hole, Pixels, covered
+from maskweave.levels import enlarge_guide, shrink_photo
+from maskweave.windows import plan_windows
+
+Method = Callable[[Pixels, Hole], Pixels]
+"""Fills the hole of a photo; both are left as they are."""
+
+RADIUS = 3
+"""Pixels around each hole pixel that OpenCV looks at, as in its documentation's example."""
+
+BLOCK = 16
+"""Side of the blocks that OpenCV's FSR fills; what is left over at the right and at the bottom it
+does not fill."""
+
+SIDE = 256
+"""Side of a window in pixels. A photo that fits in is filled in one go, and no method is ever given
+more: memory and time of the biharmonic equations rise faster than the number of hole pixels."""
+
+MARGIN = 32
+"""Pixels around the part of a hole that a window fills, all that a method sees of the photo."""
+
+DEEP = 32
+"""Pixels from the nearest known one beyond which a hole is filled at half the resolution: it is
+smooth there, and parts that thin hardly depend on what lies beyond the margin."""
+
+
+def telea(pixels: Pixels, hole: Hole) -> Pixels:
+    """Fill by fast marching (Telea 2004), with OpenCV.
+
+    Parameters
+    ----------
+    pixels : numpy.ndarray
+        A photo of any size, uint8, (height, width, 3). Nothing is read under the hole.
+    hole : numpy.ndarray
+        True in the hole, (height, width). A photo that is all hole becomes grey.
+
+    Returns
+    -------
+    numpy.ndarray
+        The filled photo, of which known pixels are as they were.
+    """
+    return _by_windows(partial(_opencv, cv2.INPAINT_TELEA), pixels, hole)
+
+
+def navier_stokes(pixels: Pixels, hole: Hole) -> Pixels:
+    """Fill by fluid dynamics (Bertalmio et al. 2001), with OpenCV, as ``telea`` does."""
+    return _by_windows(partial(_opencv, cv2.INPAINT_NS), pixels, hole)
+
+
+def biharmonic(pixels: Pixels, hole: Hole) -> Pixels:
+    """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image, as ``telea``."""
+    return _by_windows(_biharmonic, pixels, hole)
+
+
+def fsr(pixels: Pixels, hole: Hole) -> Pixels:
+    """Fill by frequency selective reconstruction, OpenCV contrib's fast profile, as ``telea`` does.
+
+    Seiler et al. 2015 and Genser et al. 2018. It goes on with textures, and is the slowest.
+    """
+    return _by_windows(_fsr, pixels, hole)
+
+
+METHODS: dict[str, Method] = {
+    "telea": telea,
+    "navier-stokes": navier_stokes,
+    "biharmonic": biharmonic,
+    "fsr": fsr,
+}
+"""Every method by the name that users give."""
+
+
+def _by_windows(method: Method, pixels: Pixels, hole: Hole) -> Pixels:
+    """Fill a photo in windows that see what earlier ones filled, deep parts at half the size.
+
+    A photo that is no larger than a window gets exactly what the method makes of it.
+    """
+    if not hole.any() or hole.all():
+        return covered(pixels, hole)
+    if max(hole.shape) <= SIDE:
+        return method(pixels, hole)
+    left, top, width, height = cv2.boundingRect(hole.astype(np.uint8))
+    box = (
+        slice(max(top - SIDE, 0), top + height + SIDE),
+        slice(max(left - SIDE, 0), left + width + SIDE),
+    )
+    filled = pixels.copy()
+    near, unknown = filled[box], hole[box].copy()
+    deep = (
+        cv2.distanceTransform(unknown.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > DEEP
+    )
+    if deep.any():
+        coarse = _by_windows(method, *shrink_photo(near, unknown))
+        near[deep] = enlarge_guide(coarse, *deep.shape)[deep]
+        unknown &= ~deep
+    for window in itertools.chain(*plan_windows(unknown, SIDE, context=MARGIN / SIDE)):
+        core = (window.core_rows, window.core_columns)
+        around = tuple(slice(max(side.start - MARGIN, 0), side.stop + MARGIN) for side in core)
+        painted = method(near[around], unknown[around])
+        part = np.zeros_like(unknown[around])
+        inner = tuple(
+            slice(side.start - seen.start, side.stop - seen.start)
+            for side, seen in zip(core, around, strict=True)
+        )
+        part[inner] = unknown[core]
+        near[around][part] = painted[part]
+        unknown[core] = False
+    return filled
+
+
+def _opencv(kind: int, pixels: Pixels, hole: Hole) -> Pixels:
+    # OpenCV reads under the hole where it meets the border of the image, and beyond the memory of
+    # an image that is one pixel high or wide.
+    height, width = hole.shape
+    beyond = [(0, int(side == 1)) for side in hole.shape]
+    shown = np.pad(covered(pixels, hole), [*beyond, (0, 0)], mode="edge")
+    where = np.pad(hole, beyond, mode="edge").astype(np.uint8)
+    return cv2.inpaint(shown, where, RADIUS, kind)[:height, :width]
+
+
+def _biharmonic(pixels: Pixels, hole: Hole) -> Pixels:
+    filled = inpaint_biharmonic(covered(pixels, hole), hole, channel_axis=-1)
+    return (filled * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _fsr(pixels: Pixels, hole: Hole) -> Pixels:
+    height, width = hole.shape
+    beyond = [(0, -side % BLOCK) for side in hole.shape]
+    shown = np.pad(covered(pixels, hole)[:, :, ::-1], [*beyond, (0, 0)], mode="symmetric")
+    known = np.pad(~hole, beyond, mode="symmetric").astype(np.uint8)
+    filled = np.zeros_like(shown)
+    cv2.xphoto.inpaint(shown, known, filled, cv2.xphoto.INPAINT_FSR_FAST)
+    # It rounds known pixels too, on the way to luminance and back.
+    return np.where(hole[:, :, None], filled[:height, :width, ::-1], pixels)

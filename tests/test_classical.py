@@ -1,0 +1,156 @@
+"""Classical methods read nothing under the hole, change nothing outside it, and stay near it."""
+
+import tracemalloc
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage.data import astronaut
+from skimage.restoration import inpaint_biharmonic
+
+from maskweave.classical import METHODS, SIDE, biharmonic, fsr, navier_stokes, telea
+from maskweave.evaluation.metrics import psnr
+from maskweave.holes import draw_hole
+from maskweave.images import GREY, Hole, Pixels, covered
+
+methods = pytest.mark.parametrize("name", METHODS)
+
+
+@pytest.fixture(scope="module")
+def photo() -> Pixels:
+    return astronaut()
+
+
+def box(height: int, width: int, rows: slice, columns: slice) -> Hole:
+    hole = np.zeros((height, width), bool)
+    hole[rows, columns] = True
+    return hole
+
+
+def spoilt(photo: Pixels, hole: Hole) -> Pixels:
+    noise = np.random.default_rng(7).integers(0, 256, photo.shape, dtype=np.uint8)
+    return np.where(hole[..., None], noise, photo)
+
+
+@methods
+@pytest.mark.parametrize("kind", ["scratch", "thick"])
+def test_laws_1_and_2_hold_over_windows_and_levels(name: str, kind: str, photo: Pixels) -> None:
+    hole = draw_hole(kind, *photo.shape[:2], np.random.default_rng(3))
+    before = photo.copy(), hole.copy()
+    filled = METHODS[name](photo, hole)
+    assert np.array_equal(filled[~hole], photo[~hole])
+    assert np.array_equal(filled, METHODS[name](spoilt(photo, hole), hole))
+    assert np.array_equal(photo, before[0]) and np.array_equal(hole, before[1])
+
+
+@methods
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    share=st.floats(0, 1),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_any_hole_of_a_small_photo_is_filled(
+    name: str, height: int, width: int, share: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    photo = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    hole = rng.random((height, width)) < share
+    filled = METHODS[name](photo, hole)
+    assert filled.dtype == np.uint8
+    assert np.array_equal(filled[~hole], photo[~hole])
+    assert np.array_equal(filled, METHODS[name](spoilt(photo, hole), hole))
+
+
+@pytest.mark.parametrize("name", ["telea", "navier-stokes"])
+def test_a_photo_that_is_one_pixel_high_gets_the_same_fill_each_time(name: str) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        photo = rng.integers(0, 256, (1, 5, 3), dtype=np.uint8)
+        hole = rng.random((1, 5)) < 0.5
+        assert len({METHODS[name](photo, hole).tobytes() for _ in range(4)}) == 1
+
+
+@methods
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (600, 300)])
+def test_a_photo_that_is_all_hole_becomes_grey(name: str, shape: tuple[int, int]) -> None:
+    photo = np.full((*shape, 3), 9, np.uint8)
+    assert (METHODS[name](photo, np.ones(shape, bool)) == GREY).all()
+    assert (METHODS[name](photo, np.zeros(shape, bool)) == 9).all()
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - {"telea"}))  # which drifts by some levels
+@pytest.mark.parametrize("shape", [(1, 700), (3, 600), (600, 2), (1000, 400)])
+def test_a_plain_photo_of_any_shape_stays_plain(name: str, shape: tuple[int, int]) -> None:
+    plain = np.full((*shape, 3), (30, 128, 200), np.uint8)
+    hole = np.zeros(shape, bool)
+    rows, columns = (slice(side // 4, side - side // 4) for side in shape)
+    hole[rows, columns] = True
+    assert abs(METHODS[name](plain, hole).astype(int) - plain).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["thin", "box", "half"])
+def test_against_the_libraries_on_photos_of_one_window(kind: str, photo: Pixels) -> None:
+    small = photo[100 : 100 + SIDE, 100 : 100 + SIDE]
+    hole = draw_hole(kind, SIDE, SIDE, np.random.default_rng(1))
+    shown, where = covered(small, hole), hole.astype(np.uint8)
+    smooth = (inpaint_biharmonic(shown, hole, channel_axis=-1) * 255).round().clip(0, 255)
+    assert np.array_equal(biharmonic(small, hole), smooth.astype(np.uint8))
+    assert np.array_equal(telea(small, hole), cv2.inpaint(shown, where, 3, cv2.INPAINT_TELEA))
+    assert np.array_equal(navier_stokes(small, hole), cv2.inpaint(shown, where, 3, cv2.INPAINT_NS))
+    if kind == "box":
+        textured = np.zeros_like(small)
+        cv2.xphoto.inpaint(
+            np.ascontiguousarray(shown[..., ::-1]), 1 - where, textured, cv2.xphoto.INPAINT_FSR_FAST
+        )
+        assert np.array_equal(fsr(small, hole)[hole], textured[..., ::-1][hole])
+
+
+@pytest.mark.parametrize("name", ["telea", "navier-stokes"])
+def test_a_small_hole_in_a_large_photo_is_filled_as_in_one_window(name: str, photo: Pixels) -> None:
+    hole = box(512, 512, slice(240, 300), slice(200, 290))
+    part = np.s_[140:390, 120:370]
+    assert np.array_equal(METHODS[name](photo, hole)[part], METHODS[name](photo[part], hole[part]))
+
+
+@pytest.mark.parametrize("name", ["telea", "navier-stokes", "biharmonic"])
+@pytest.mark.parametrize("kind", ["scratch", "thin", "thick"])
+def test_windows_and_levels_are_as_near_the_truth_as_the_whole_photo_in_one_go(
+    name: str, kind: str, photo: Pixels
+) -> None:
+    hole = draw_hole(kind, *photo.shape[:2], np.random.default_rng(3))
+    shown, where = covered(photo, hole), hole.astype(np.uint8)
+    if name == "biharmonic":
+        whole = (inpaint_biharmonic(shown, hole, channel_axis=-1) * 255).round().astype(np.uint8)
+    else:
+        whole = cv2.inpaint(
+            shown, where, 3, cv2.INPAINT_TELEA if name == "telea" else cv2.INPAINT_NS
+        )
+    filled = METHODS[name](photo, hole)
+    assert psnr(filled[hole], photo[hole]) > psnr(whole[hole], photo[hole]) - 0.2
+
+
+def test_levels_meet_without_a_seam() -> None:
+    rows, columns = np.mgrid[:700, :900] / 900
+    smooth = np.stack([rows, columns, (rows + columns) / 2], -1) * 255
+    photo = smooth.round().astype(np.uint8)
+    hole = box(700, 900, slice(150, 550), slice(200, 700))
+    error = np.where(hole[..., None], biharmonic(photo, hole) - smooth, 0)
+    assert max(abs(np.diff(error, axis=axis)).max() for axis in (0, 1)) < 2
+
+
+@methods
+def test_memory_beside_the_photo_is_that_of_windows(name: str) -> None:
+    photo = np.full((3000, 4000, 3), 90, np.uint8)
+    hole = np.zeros((3000, 4000), np.uint8)
+    cv2.line(hole, (1500, 1200), (1700, 1400), 1, 5)
+    tracemalloc.start()
+    try:
+        METHODS[name](photo, hole > 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * photo.nbytes
