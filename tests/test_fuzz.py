@@ -50,9 +50,9 @@ class Pair:
         self.invert = self.often(0.15)
         self.threshold = int(self.rng.choice([1, 64, 200, 255])) if self.often(0.2) else 128
         self.grow = int(self.rng.choice([1, 3, 50])) if self.often(0.2) else 0
-        if self.often(0.1):
+        if self.often(0.05):
             self.mask = self.image
-        if self.often(0.15):
+        if self.often(0.1):
             self.mask = None
 
     def often(self, share: float) -> bool:
@@ -90,7 +90,7 @@ class Pair:
 
     def marks(self, size: tuple[int, int]) -> Image.Image:
         width, height = size
-        level = int(self.rng.choice([255, 255, 255, 1, 76, 128, 127]))
+        level = int(self.rng.choice([255, 255, 255, 255, 255, 255, 1, 76, 128]))
         marks = np.zeros((height, width), dtype=np.uint8)
         for _ in range(self.rng.integers(0, 5)):
             top, left = self.rng.integers(0, height), self.rng.integers(0, width)
@@ -112,10 +112,10 @@ class Pair:
         mode = str(self.rng.choice(MODES)) if self.often(0.4) else "L"
         return self.in_mode(Image.fromarray(marks), mode)
 
-    def write(self, image: Image.Image, stem: Path, harm: float = 0.2) -> Path:
+    def write(self, image: Image.Image, stem: Path, harm: float = 0.1) -> Path:
         """Write an image in a format that takes it, sometimes cut off or under a wrong name."""
         while True:
-            form = str(self.rng.choice(COMMON if self.often(0.8) else FORMATS))
+            form = str(self.rng.choice(COMMON if self.often(0.92) else FORMATS))
             options: dict[str, object] = {}
             if self.often(0.03) and form in ("PNG", "GIF", "WEBP", "TIFF", "AVIF"):
                 options |= {"save_all": True, "append_images": [image.rotate(180)]}
@@ -167,7 +167,10 @@ class Pair:
         if self.output.suffix not in LOSSLESS:
             return
         assert before.values.dtype == after.values.dtype
-        assert np.array_equal(before.values[known], after.values[known])
+        values = before.values
+        if values.ndim < after.values.ndim:  # WebP has no grey
+            values = np.stack([values] * 3, axis=2)
+        assert np.array_equal(values[known], after.values[known])
         with Image.open(self.image) as image, Image.open(self.output) as filled:
             if image.mode in SHALLOW and before.values.dtype == np.uint8:
                 mode = "RGBA" if filled.has_transparency_data else "RGB"
@@ -189,7 +192,7 @@ def test_a_pair_is_filled_or_refused_in_one_line(
             raise AssertionError(told) from result.exception
         *notes, last = result.stderr.splitlines()
         if result.exit_code == 0:
-            assert all(note.startswith("note: ") for note in notes), told
+            assert all(n.startswith("note: ") or " windows to fill" in n for n in notes), told
             assert last.startswith("1 of 1 in "), told
             pair.check_fill()
         else:
