@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from maskweave.checkpoint import resolve
-from maskweave.data.folder import find_images
 from maskweave.evaluation.metrics import lpips_distances
+from maskweave.formats import find_images
 from maskweave.holes import draw_hole
 from maskweave.images import read_image
 from maskweave.pipeline import InpaintPipeline

@@ -19,9 +19,10 @@ import typer
 from PIL import Image
 from torchvision.models import SqueezeNet1_1_Weights, squeezenet1_1
 
-from maskweave.data.folder import Photo, find_images, read_photo
+from maskweave.data.folder import Photo, read_photo
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
+from maskweave.formats import find_images
 from maskweave.progress import warn
 
 SMALLEST = 64

@@ -23,10 +23,11 @@ from maskweave.cli.main import app
 from maskweave.data import check, folder, shards
 from maskweave.data.augment import coarse_fill
 from maskweave.data.check import find_near_copies, find_splits, read_entries, summarise
-from maskweave.data.folder import find_images, read_square, square
+from maskweave.data.folder import read_square, square
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
+from maskweave.formats import find_images
 
 
 def still(count: int = 1, text: str = "") -> None:

@@ -1,46 +1,40 @@
-"""Pictures and masks, on disk and in memory.
+"""Pictures in memory: how they come from files, arrays and tensors, and what a model sees of them.
 
-What is read becomes 8-bit RGB with the EXIF orientation applied. Grey and palette images are
-converted, which loses nothing; an alpha channel can name the hole and is not kept; a colour profile
-is. Refused, because known pixels could not come back unchanged or because nobody can say which
-picture is meant: 16-bit and floating-point images, CMYK and other colour spaces, animations and
-files of several pages. Refused as well: files that are empty, truncated, no image at all, or larger
-than ``LARGEST_IMAGE`` pixels.
+A picture keeps its own depth, its alpha and what its file says of it. Values are 8 or 16 bits or
+float32; one-bit and palette images become 8 bits, which loses nothing. Refused, because known
+pixels could not come back unchanged or because nobody can say which picture is meant: other depths,
+CMYK and other colour spaces, animations and files of several pages; and files that are empty,
+truncated, no image at all, or too large. docs/files.md has the whole table.
 """
 
-import re
 import warnings
-from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
+import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from maskweave.depth import bits_of, decode, decode_tiff, opaque
 from maskweave.errors import MaskweaveError
-from maskweave.files import unfinished
-from maskweave.metadata import About, about
-
-LARGEST_IMAGE = 100_000_000
-"""Pixels beyond which a file is taken for a decompression bomb."""
+from maskweave.formats import FORMATS, check_limits
+from maskweave.guide import push_pull
+from maskweave.metadata import About, about_image, orientation, png_chunks
 
 GREY = 128
 """Covers a hole in pictures."""
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Files that count as images in a folder."""
+NEAR = 64
+"""Pixels around a hole whose range of values the fill of a deep picture gets."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
-"""What Pillow may take a file for, whatever its name: it decodes others with a loss of depth."""
-
-LOSSLESS_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "La", "RGBa")
-DEEP_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
+SHALLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "La", "RGBa")
+DEEP_MODES = ("I;16", "I;16L", "I;16B", "F")
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Hole = Bool[np.ndarray, "height width"]
@@ -65,19 +59,30 @@ class Picture:
     @property
     def transparent(self) -> Hole | None:
         """Where the alpha is below half; None without an alpha channel."""
-        return None if self.alpha is None else self.alpha < 128
+        return None if self.alpha is None else self.alpha < opaque(self.values.dtype) / 2
 
     @property
     def pixels(self) -> Pixels:
-        """8-bit RGB, as training and evaluation see it."""
-        return _coloured(self.values)
+        """8-bit RGB, as training and evaluation see it; not to be written to.
+
+        Raises
+        ------
+        MaskweaveError
+            If values are floating-point numbers beyond 0 to 1, whose white nobody knows.
+        """
+        white = opaque(self.values.dtype)
+        if self.values.dtype.kind == "f" and ((self.values < 0) | (self.values > white)).any():
+            raise MaskweaveError("values beyond 0 to 1 have no 8 bits; scale them")
+        return self._seen(np.zeros(self.shape, dtype=bool), 0, white)
 
     def seen(self, hole: Hole) -> Pixels:
-        """Return what a model is to look at in order to fill a hole: a new array of 8-bit RGB.
+        """Return what a model is to look at in order to fill a hole; not to be written to.
 
-        Nothing under the hole counts.
+        Deep values become 8 bits by their range near the hole; beyond it they are clipped. Nothing
+        under the hole counts. Where the picture is wholly transparent, the visible pixels around
+        are continued, as the colours there may be anything.
         """
-        return self.pixels
+        return self._seen(hole, *self._range(hole))
 
     def filled(self, painted: Pixels, hole: Hole, keep_known: bool = True) -> "Picture":
         """Return the picture with what was painted on ``seen(hole)``.
@@ -92,26 +97,53 @@ class Picture:
             Whether all values outside the hole stay as they are. Otherwise those stay that the
             model has not changed.
         """
+        low, high = self._range(hole)
         if not keep_known:
-            hole = hole | (painted != self.seen(hole)).any(axis=2)
-        grey = self.values.ndim == 2
-        new = np.array(Image.fromarray(painted).convert("L")) if grey else painted
-        values = np.where(hole if grey else hole[:, :, None], new, self.values)
-        alpha = None if self.alpha is None else np.where(hole, np.uint8(255), self.alpha)
+            hole = hole | (painted != self._seen(hole, low, high)).any(axis=2)
+        values, new = self.values.copy(), painted[hole]
+        if values.ndim == 2:
+            # Pillow's weights, of ITU-R 601: grey stays what it is.
+            weights = np.array((19595, 38470, 7471), dtype=np.uint32)
+            new = (new @ weights + 0x8000) >> 16
+        if values.dtype != np.uint8:
+            new = low + new * ((high - low) / 255)
+            new = new if values.dtype.kind == "f" else new.round()
+        values[hole] = new
+        alpha = self.alpha
+        if alpha is not None:
+            alpha = np.where(hole, np.array(opaque(values.dtype), dtype=values.dtype), alpha)
         return replace(self, values=values, alpha=alpha)
 
+    def _range(self, hole: Hole) -> tuple[float, float]:
+        """Return which values are seen as 0 and as 255."""
+        white = opaque(self.values.dtype)
+        if self.values.dtype == np.uint8:
+            return 0, white
+        known = ~hole if self.alpha is None else ~hole & (self.alpha > 0)
+        # cv2 measures the distance to the nearest zero, which is the hole.
+        away = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_C, 3)
+        for values in (self.values[known & (away <= NEAR)], self.values[known]):
+            finite = values[np.isfinite(values)]
+            if finite.size:
+                return float(finite.min()), float(finite.max())
+        return 0, white
 
-class Listing(NamedTuple):
-    """The images of a folder."""
-
-    files: list[Path]
-    """The images, sorted."""
-    notes: tuple[str, ...]
-    """What a user should be told of files that were left out."""
+    def _seen(self, hole: Hole, low: float, high: float) -> Pixels:
+        pixels = self.values
+        if pixels.dtype != np.uint8:
+            pixels = _as_bytes(pixels, hole, low, high)
+        if pixels.ndim == 2:
+            pixels = np.stack([pixels] * 3, axis=2)
+        if self.alpha is None or not (unseen := (self.alpha == 0) & ~hole).any():
+            return pixels
+        visible = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+        [around] = push_pull(visible, torch.from_numpy(hole | unseen)[None])
+        continued = around.permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+        return np.where(unseen[:, :, None], continued, pixels)
 
 
 def read_image(file: Path) -> Picture:
-    """Read a picture as 8-bit RGB.
+    """Read a picture in its own depth.
 
     Raises
     ------
@@ -120,106 +152,14 @@ def read_image(file: Path) -> Picture:
     """
     if not file.is_file():
         raise MaskweaveError(f"{file} {'is no file' if file.exists() else 'does not exist'}")
-    return decode_image(file, str(file))
+    with _readable(str(file)), file.open("rb") as content:
+        return _decoded(content)
 
 
-def decode_image(source: Path | BinaryIO, name: str) -> Picture:
-    """Read a picture from a file or from bytes, as ``read_image`` does; errors call it ``name``."""
-    with _readable(name), warnings.catch_warnings():
-        # Pillow warns of what is odd in a file, and of large images at a limit of its own.
-        warnings.simplefilter("ignore")
-        with Image.open(source, formats=FORMATS) as image:
-            return _decoded(image, name)
-
-
-def _decoded(image: Image.Image, name: str) -> Picture:
-    upright, said = _checked(image, name), about(image)  # only then is it known to be small
-    alpha = (
-        np.array(upright.convert("RGBA").getchannel("A")) if upright.has_transparency_data else None
-    )
-    grey = upright.mode in ("1", "L", "LA", "La")
-    return Picture(np.array(upright.convert("L" if grey else "RGB")), alpha, said)
-
-
-def open_image(source: Path | BinaryIO | Image.Image, name: str) -> tuple[Image.Image, int]:
-    """Return an image of any depth, loaded and turned upright, and the EXIF orientation it had.
-
-    Raises
-    ------
-    MaskweaveError
-        If it is refused for one of the reasons that the module names, but for its depth; the error
-        calls it ``name``.
-    """
-    modes = (*LOSSLESS_MODES, *DEEP_MODES)
-    with _readable(name), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if isinstance(source, Image.Image):
-            return _checked(source, name, modes), about(source).orientation
-        with Image.open(source, formats=FORMATS) as image:
-            return _checked(image, name, modes), about(image).orientation
-
-
-def list_images(directory: Path) -> Listing:
-    """Return the images directly in a folder, sorted by name.
-
-    Raises
-    ------
-    MaskweaveError
-        If the folder cannot be read, holds no image, or two images differ in their suffix only.
-    """
-    try:
-        files = sorted(directory.iterdir())
-    except OSError as error:
-        raise MaskweaveError(f"cannot read folder {directory}: {error.strerror}") from error
-    files = [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
-    if not files:
-        raise MaskweaveError(f"{directory} holds no image ({', '.join(SUFFIXES)})")
-    twins = [stem for stem, number in Counter(file.stem for file in files).items() if number > 1]
-    if twins:
-        raise MaskweaveError(f"{directory}: several images are called {', '.join(twins[:3])}")
-    return Listing(files, ())
-
-
-def write_picture(picture: Picture, file: Path, replace: bool = True) -> None:
-    """Write a picture in the format of the file's suffix; it appears there only when whole.
-
-    Missing folders are made. Without ``replace`` a file that is there by then stays.
-
-    Raises
-    ------
-    MaskweaveError
-        If the suffix is unknown, the format cannot hold the picture or the file cannot be written.
-    """
-    values = picture.values
-    if picture.alpha is not None:
-        values = np.dstack([_coloured(values), picture.alpha])
-    kind = _format(file)
-    options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    if picture.about.profile:
-        options["icc_profile"] = picture.about.profile
-    with unfinished(file, replace) as path:
-        try:
-            Image.fromarray(values).save(path, format=kind, **options)
-        except (OSError, ValueError) as error:  # Pillow's, of sizes that a format cannot hold
-            if getattr(error, "errno", None):
-                raise
-            raise MaskweaveError(f"cannot write {file}: {error}") from error
-
-
-def write_image(pixels: np.ndarray, file: Path) -> None:
-    """Write an array, uint8, (height, width, 3) or (height, width), as ``write_picture`` does."""
-    write_picture(Picture(pixels), file)
-
-
-def _format(file: Path) -> str:
-    if file.suffix.lower() not in SUFFIXES:
-        raise MaskweaveError(f"{file}: the name of an image ends in {', '.join(SUFFIXES)}")
-    return Image.registered_extensions()[file.suffix.lower()]
-
-
-def _coloured(values: np.ndarray) -> np.ndarray:
-    """Return a new array (height, width, 3)."""
-    return np.array(values) if values.ndim == 3 else np.stack([values] * 3, axis=2)
+def decode_image(source: BinaryIO, name: str) -> Picture:
+    """Read a picture from an open file or from bytes; errors call it ``name``."""
+    with _readable(name):
+        return _decoded(source)
 
 
 def covered(pixels: Pixels, hole: Hole) -> Pixels:
@@ -246,66 +186,148 @@ def as_list(images: Any, channels: bool = True) -> list[Any]:
     return [images]
 
 
-def as_picture(image: Any) -> Picture:
-    """Return an image as a picture.
+def as_picture(image: Any, name: str = "the image") -> Picture:
+    """Return an image as a picture; errors of PIL images call it ``name``.
 
-    A PIL image is refused or converted as a file is. Arrays are (height, width, 3), tensors
-    (3, height, width); floats are in [0, 1] and are rounded.
+    Parameters
+    ----------
+    image : Picture, PIL.Image.Image, numpy.ndarray or torch.Tensor
+        A PIL image is refused as a file is. Arrays are (height, width) or (height, width, 3 or 4),
+        tensors (1, 3 or 4, height, width), the fourth being alpha: uint8, uint16, or float from 0
+        to 1, which becomes float32 and may be NaN.
+
+    Raises
+    ------
+    MaskweaveError
+        If it is none of these.
     """
     if isinstance(image, Picture):
         return image
     if isinstance(image, Image.Image):
-        with _readable("the image"):
-            return _decoded(image, "the image")
-    if isinstance(image, Tensor) and image.ndim == 3:
-        image = _as_array(image.permute(1, 2, 0))
-    if isinstance(image, np.ndarray) and image.shape[2:] == (3,):
-        if image.dtype == np.uint8:
-            return Picture(np.array(image, order="C"))
-        if np.issubdtype(image.dtype, np.floating) and ((image >= 0) & (image <= 1)).all():
-            return Picture((image.astype(np.float64) * 255).round().astype(np.uint8))
+        with _readable(name):
+            return _converted(image)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()
+        image = image.transpose(1, 2, 0) if image.ndim == 3 else image
+        image = image[:, :, 0] if image.shape[2:] == (1,) else image
+    if isinstance(image, np.ndarray) and (image.ndim == 2 or image.shape[2:] in ((3,), (4,))):
+        if np.issubdtype(image.dtype, np.floating) and not ((image < 0) | (image > 1)).any():
+            image = image.astype(np.float32)
+        if image.dtype in (np.uint8, np.uint16, np.float32):
+            alpha = image[:, :, 3].copy() if image.shape[2:] == (4,) else None
+            values = image if alpha is None else image[:, :, :3]
+            return Picture(np.ascontiguousarray(values), alpha)
     raise MaskweaveError(
         "an image is a PIL image, an array (height, width, 3) or a tensor (3, height, width): "
-        "uint8, or float from 0 to 1"
+        "uint8, uint16, or float from 0 to 1"
     )
 
 
+def check_output(picture: Picture, output_type: str) -> None:
+    """Raise MaskweaveError unless ``converted`` can return such a picture."""
+    plain = picture.values.ndim == 2 and picture.alpha is None
+    if output_type == "pil" and picture.values.dtype != np.uint8 and not plain:
+        raise MaskweaveError(
+            "PIL has no colours and no alpha of more than 8 bits: ask for output_type 'np'"
+        )
+
+
 def converted(picture: Picture, output_type: str) -> Any:
-    """Return a picture as "pil", or as floats in [0, 1]: "np", or "pt" (3, height, width)."""
+    """Return a picture as "pil" in its own depth, or as colours in float32.
+
+    White is 1 in these, or whatever it is in a picture of floating-point numbers. They are an array
+    (height, width, 3) as "np", a tensor (3, height, width) as "pt", with alpha a fourth channel.
+    """
+    check_output(picture, output_type)
+    values, alpha, said = picture.values, picture.alpha, picture.about
     if output_type == "pil":
-        return Image.fromarray(picture.values)
-    floats = picture.pixels.astype(np.float32) / 255
+        image = Image.fromarray(values if alpha is None else np.dstack([values, alpha]))
+        info = {"icc_profile": said.profile, "exif": said.exif, "xmp": said.xmp, "dpi": said.dpi}
+        image.info |= {name: each for name, each in info.items() if each}
+        return image
+    values = np.stack([values] * 3, axis=2) if values.ndim == 2 else values
+    values = values if alpha is None else np.dstack([values, alpha])
+    floats = (values / np.float32(opaque(values.dtype))).astype(np.float32)
     return floats if output_type == "np" else torch.from_numpy(floats).permute(2, 0, 1)
 
 
 @contextmanager
 def _readable(name: str) -> Generator[None]:
-    """Turn what Pillow's decoders stumble over in a broken file into one line."""
+    """Turn what decoders stumble over in a broken file into one line, and say which file it is."""
     try:
-        yield
-    except MaskweaveError:
-        raise
+        with warnings.catch_warnings():
+            # Pillow warns of what is odd in a file, and of large images at a limit of its own.
+            warnings.simplefilter("ignore")
+            yield
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{name}: {error}") from error
     except Exception as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
         raise MaskweaveError(f"{name} is not a readable image: {reason}") from error
 
 
-def _as_array(tensor: Tensor) -> np.ndarray:
-    tensor = tensor.detach().cpu()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def _decoded(file: BinaryIO) -> Picture:
+    if found := decode_tiff(file):
+        (values, alpha), said = found
+        return Picture(values, alpha, said)
+    file.seek(0)
+    with Image.open(file, formats=FORMATS) as image:
+        _check(image, (*SHALLOW_MODES, *DEEP_MODES, "I"))
+        deep = bits_of(image, file) > 8
+        file.seek(0)
+        if deep:
+            values, alpha = decode(image, file)
+            picture = Picture(values, alpha, about_image(image))
+        else:
+            picture = _converted(image)
+        if image.format == "PNG":
+            chunks = tuple(png_chunks(file))
+            picture = replace(picture, about=replace(picture.about, chunks=chunks))
+        return picture
 
 
-def _checked(image: Image.Image, name: str, modes: tuple[str, ...] = LOSSLESS_MODES) -> Image.Image:
-    """Return an image the right way up, unless it is one of those that the module refuses."""
-    if image.width * image.height > LARGEST_IMAGE:
-        size = f"{image.width}x{image.height}"
-        raise MaskweaveError(f"{name}: {size} is more than {LARGEST_IMAGE} pixels")
+def _converted(image: Image.Image) -> Picture:
+    """Return Pillow's image in the depth that Pillow gives it."""
+    if image.mode in SHALLOW_MODES and bits_of(image, None) > 8:
+        raise MaskweaveError("PIL keeps 8 of its 16 bits: images.read_image keeps all")
+    upright, _ = _upright(image, (*SHALLOW_MODES, *DEEP_MODES))
+    said = about_image(image)
+    if upright.mode in DEEP_MODES:
+        values = np.array(upright)
+        return Picture(values.astype(np.float32 if image.mode == "F" else np.uint16), None, said)
+    alpha = None
+    if upright.has_transparency_data:
+        alpha = np.array(upright.convert("RGBA").getchannel("A"))
+    grey = upright.mode in ("1", "L", "LA", "La")
+    return Picture(np.array(upright.convert("L" if grey else "RGB")), alpha, said)
+
+
+def _check(image: Image.Image, modes: tuple[str, ...]) -> None:
     # The further pictures of an MPO, which many cameras write, are previews of the first.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        raise MaskweaveError(f"{name}: animations and files of several pages are not supported")
-    # Pillow opens 16-bit colour as 8-bit RGB; only the raw mode of its tiles tells.
-    deep = re.search(r";16[BLN]", str(getattr(image, "tile", "")))
-    if image.mode not in modes or (deep and modes == LOSSLESS_MODES):
-        mode = image.mode if image.mode not in LOSSLESS_MODES else "16-bit"
-        raise MaskweaveError(f"{name}: {mode} images are not supported; convert it to 8-bit RGB")
-    return ImageOps.exif_transpose(image)
+    pages = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    check_limits(image.width, image.height, pages)
+    if image.mode not in modes:
+        raise MaskweaveError(f"{image.mode} images are not supported; convert it to RGB")
+
+
+def _upright(image: Image.Image, modes: tuple[str, ...]) -> tuple[Image.Image, int]:
+    """Return an image the right way up, unless it is refused, and how it was turned."""
+    _check(image, modes)
+    turned = orientation(image.getexif())  # loads some formats, which are known to be small by now
+    image.load()
+    return ImageOps.exif_transpose(image) if turned != 1 else image, turned
+
+
+def _as_bytes(values: np.ndarray, hole: Hole, low: float, high: float) -> np.ndarray:
+    """Return values as 8 bits, from ``low`` as 0 to ``high`` as 255, and 0 under the hole."""
+    found = np.zeros(values.shape, dtype=np.uint8)
+    if high <= low:
+        return found
+    for top in range(0, len(values), 256):  # floats of a whole photo would be many
+        rows = slice(top, top + 256)
+        levels = (values[rows].astype(np.float64) - low) * (255 / (high - low))
+        levels = np.nan_to_num(levels, posinf=255.0, neginf=0.0).round().clip(0, 255)
+        levels[hole[rows]] = 0
+        found[rows] = levels
+    return found

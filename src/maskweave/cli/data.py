@@ -46,9 +46,13 @@ def check(
     The exit code is 1 if a file cannot be read or copies lie in different splits.
     """
     from maskweave.data.check import find_splits, read_entries, summarise
-    from maskweave.progress import progress
+    from maskweave.formats import find_images
+    from maskweave.progress import progress, warn
 
     splits = find_splits(directory, against or [], exclude or [])
+    for folder in (directory, *(against or [])):
+        for note in find_images(folder).notes:
+            warn(f"{folder}: {note}")
     with progress(sum(map(len, splits.values()))) as advance:
         entries, unreadable = read_entries(splits, validation_share, advance)
     with progress(len(entries)) as advance:

@@ -29,7 +29,8 @@ def demo(
 
     from maskweave.call import Photo
     from maskweave.holes import draw_hole
-    from maskweave.images import as_picture, covered, refuse_existing, write_image
+    from maskweave.images import as_picture, covered, refuse_existing
+    from maskweave.writing import write_image
 
     pipeline = load_pipeline("cats64", "cpu", "float32")
     size, _ = pipeline.tokenizer.image_size

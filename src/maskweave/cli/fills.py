@@ -54,7 +54,7 @@ class Asked:
     grow: int
     """Pixels by which holes are widened."""
     quality: int | None
-    """Quality of JPEG files; None takes that of the input."""
+    """Quality of JPEG files; None takes the tables of a JPEG image."""
     batch_size: int
     """Crops or windows filled at once."""
     memory: int | None
@@ -221,6 +221,7 @@ def _read(job: Job, asked: Asked) -> "Photo":
     from maskweave.images import read_image
     from maskweave.masks import as_mask, check_fit, read_mask
     from maskweave.seeds import draw_seeds, seeded
+    from maskweave.writing import check_writable
 
     picture = read_image(job.image)
     if job.mask:
@@ -231,6 +232,10 @@ def _read(job: Job, asked: Asked) -> "Photo":
     else:
         mask = as_mask(None, picture, grow=asked.grow)
         job.notes += mask.notes
+    try:
+        job.notes += check_writable(picture, job.outputs[0], mask.hole)
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{error}; --format names another for files in a folder") from error
     job.hole_share = float(mask.hole.mean())
     [seeds] = draw_seeds(seeded(asked.seed, job.image.stem), 1, len(job.outputs))
     return Photo(picture, mask.hole, seeds)
@@ -238,7 +243,7 @@ def _read(job: Job, asked: Asked) -> "Photo":
 
 def _write(job: Job, fills: "Sequence[Sequence[StepPicture]]", asked: Asked) -> None:
     """Write what is not there; of each fill the steps come first."""
-    from maskweave.images import write_picture
+    from maskweave.writing import write_picture
 
     for sample, states in enumerate(fills):
         files = [*job.steps[sample], job.outputs[sample]] if job.steps else [job.outputs[sample]]
@@ -248,9 +253,10 @@ def _write(job: Job, fills: "Sequence[Sequence[StepPicture]]", asked: Asked) -> 
                 continue
             if not file.parent.is_dir():  # it has been there: what was written is gone with it
                 raise DiskError(f"cannot write {file}: its folder is gone")
-            write_picture(picture, file, replace=asked.replace)
-    if any(file.suffix.lower() in (".jpg", ".jpeg") for file in job.outputs):
-        job.notes.append("JPEG is lossy: known pixels change on disk")
+            notes = write_picture(
+                picture, file, replace=asked.replace, source=job.image, quality=asked.quality
+            )
+            job.notes += [note for note in notes if note not in job.notes]
 
 
 def _print_files(

@@ -33,8 +33,10 @@ def holes(
     """Draw holes as inpainting papers do, each from the seed and its number."""
     import numpy as np
 
+    from maskweave.formats import list_images
     from maskweave.holes import check_kinds, draw_hole
-    from maskweave.images import list_images, refuse_existing, write_image
+    from maskweave.images import refuse_existing
+    from maskweave.writing import write_image
 
     check_kinds([kind])
     if images:
@@ -51,7 +53,7 @@ def holes(
 
 def _size(text: str) -> tuple[int, int]:
     """Return width and height, given as text."""
-    from maskweave.images import LARGEST_IMAGE
+    from maskweave.formats import LARGEST_IMAGE
 
     sides = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text)
     if not sides:

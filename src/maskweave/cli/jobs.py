@@ -35,7 +35,12 @@ class Job:
 
 
 def plan(
-    image: Path, mask: Path | None, output: str, samples: int, format_: str | None
+    image: Path,
+    mask: Path | None,
+    output: str,
+    samples: int,
+    format_: str | None,
+    quality: int | None,
 ) -> tuple[list[Job], list[str]]:
     """Pair images, masks and outputs by name; nothing is read yet but the folders.
 
@@ -49,6 +54,8 @@ def plan(
         Files of each image, numbered if there are several.
     format_ : str, optional
         Suffix of the files in a folder, without its dot.
+    quality : int, optional
+        That of JPEG files, if they are such.
 
     Returns
     -------
@@ -60,18 +67,22 @@ def plan(
     MaskweaveError
         If a folder cannot be read, or the output is none that fits.
     """
-    from maskweave.images import list_images
+    from maskweave.formats import list_images
 
     many = image.is_dir()
-    images, notes = list_images(image) if many else ([image], ())
-    masks: dict[str, Path] | None = None
-    if mask and mask.is_dir():
-        files, more = list_images(mask)
-        masks, notes = {file.stem: file for file in files}, (*notes, *more)
+    notes: list[str] = []
+
+    def listed(folder: Path) -> list[Path]:
+        files, left_out = list_images(folder)
+        notes.extend(f"{folder}: {note}" for note in left_out)
+        return files
+
+    images = listed(image) if many else [image]
+    masks = {file.stem: file for file in listed(mask)} if mask and mask.is_dir() else None
     to_folder, target = _is_folder(output, many), Path(output)
     if many and target.resolve() in [folder.resolve() for folder in (image, mask) if folder]:
         raise MaskweaveError(f"output {output} holds what is read: fills would be taken for it")
-    suffix = _suffix_of(format_, None if to_folder else target)
+    suffix = _suffix_of(format_, quality, None if to_folder else target)
     jobs: list[Job] = []
     for file in images:
         first = target / f"{file.stem}{suffix}" if to_folder else target
@@ -84,7 +95,7 @@ def plan(
         jobs.append(Job(file, mask if masks is None else masks.get(file.stem), outputs))
         if masks is not None and file.stem not in masks:
             jobs[-1].fail(f"{mask} holds no mask called {file.stem}")
-    return jobs, list(notes)
+    return jobs, notes
 
 
 def name_steps(jobs: Iterable[Job], steps: int) -> None:
@@ -142,7 +153,7 @@ def _is_folder(output: str, many: bool) -> bool:
     """
     from PIL.Image import registered_extensions
 
-    from maskweave.images import SUFFIXES
+    from maskweave.formats import SUFFIXES
 
     path = Path(output)
     suffix = path.suffix.lower()
@@ -157,11 +168,11 @@ def _is_folder(output: str, many: bool) -> bool:
     return False
 
 
-def _suffix_of(format_: str | None, file: Path | None) -> str:
+def _suffix_of(format_: str | None, quality: int | None, file: Path | None) -> str:
     """Return the suffix of files in a folder, or of one that is named, which has to fit."""
     from PIL.Image import registered_extensions
 
-    from maskweave.images import SUFFIXES
+    from maskweave.formats import SUFFIXES
 
     suffix = f".{format_.lower().removeprefix('.')}" if format_ else ".png"
     if suffix not in SUFFIXES:
@@ -170,4 +181,8 @@ def _suffix_of(format_: str | None, file: Path | None) -> str:
     kinds = registered_extensions()
     if format_ and file and kinds[suffix] != kinds[file.suffix.lower()]:
         raise MaskweaveError(f"format {format_} does not fit the output's name {file.name}")
+    if file:
+        suffix = file.suffix.lower()
+    if quality and kinds[suffix] != "JPEG":
+        raise MaskweaveError(f"quality is that of JPEG files, and the output is {kinds[suffix]}")
     return suffix

@@ -18,15 +18,16 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt8
 
 from maskweave.data.augment import stream, view
-from maskweave.data.folder import Photo, find_images, read_photo, read_square
+from maskweave.data.folder import Photo, read_photo, read_square
 from maskweave.errors import MaskweaveError
 from maskweave.files import check_room, sha256, unfinished, write_whole
+from maskweave.formats import find_images
 from maskweave.progress import progress
 
 LARGEST_SKIPPED = 0.05
 """Share of unreadable images beyond which a folder is refused."""
 
-VERSION = 1
+VERSION = 2
 """Of how images become squares, photos and views: a change there needs another number here."""
 
 SMALLEST = 64
@@ -70,6 +71,8 @@ class CachedImages:
     """SHA-256 of each image's file."""
     skipped: dict[str, str]
     """Why files were left out, by their path below the folder."""
+    notes: tuple[str, ...]
+    """What there is to say of files that are no images."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -96,6 +99,8 @@ class CachedPhotos:
     """SHA-256 of each image's file."""
     skipped: dict[str, str]
     """Why files were left out, by their path below the folder."""
+    notes: tuple[str, ...]
+    """What there is to say of files that are no images."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -128,7 +133,7 @@ def cached_images(directory: Path, size: int, cache: Path) -> CachedImages:
     """
     stored = _stored(directory, "images", str(size), partial(read_square, size=size), cache)
     pixels = stored.pixels.reshape(-1, 3, size, size)
-    return CachedImages(pixels, stored.key, stored.digests, stored.skipped)
+    return CachedImages(pixels, stored.key, stored.digests, stored.skipped, stored.notes)
 
 
 def cached_photos(
@@ -157,9 +162,8 @@ def cached_photos(
     stored = _stored(directory, "photos", f"photos {shorter_side} {smallest}", read, cache)
     ends = np.cumsum(3 * stored.sizes.prod(axis=1))
     starts = np.concatenate([[0], ends[:-1]])
-    return CachedPhotos(
-        stored.pixels, starts, stored.sizes, stored.key, stored.digests, stored.skipped
-    )
+    pixels, sizes, key, digests, skipped, notes = stored
+    return CachedPhotos(pixels, starts, sizes, key, digests, skipped, notes)
 
 
 def cached_tokens(
@@ -226,6 +230,7 @@ class _Stored(NamedTuple):
     key: str
     digests: list[str]
     skipped: dict[str, str]
+    notes: tuple[str, ...]
 
 
 Entry = str | list[int]
@@ -239,7 +244,7 @@ def _stored(
 
     ``shape`` says all that ``read`` depends on besides the file.
     """
-    files = find_images(directory).files
+    files, notes = find_images(directory)
     names = [str(file.relative_to(directory)) for file in files]
     digests = _digests(directory, files, cache)
     key = hashlib.sha256(f"{VERSION} {shape} {' '.join(digests)}".encode()).hexdigest()
@@ -252,7 +257,7 @@ def _stored(
     sizes = np.array([entry for entry in entries if not isinstance(entry, str)], dtype=np.int64)
     kept = [d for d, entry in zip(digests, entries, strict=True) if not isinstance(entry, str)]
     skipped = {n: entry for n, entry in zip(names, entries, strict=True) if isinstance(entry, str)}
-    return _Stored(np.memmap(data, np.uint8, mode="r"), sizes, key, kept, skipped)
+    return _Stored(np.memmap(data, np.uint8, mode="r"), sizes, key, kept, skipped, notes)
 
 
 def _listed(listing: Path, data: Path) -> list[Entry] | None:

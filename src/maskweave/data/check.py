@@ -14,10 +14,10 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from maskweave.data.folder import find_images
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
 from maskweave.files import sha256
+from maskweave.formats import find_images
 from maskweave.images import read_image
 from maskweave.progress import Advance
 

@@ -1,4 +1,4 @@
-"""Folders of images, and images as training takes them: as squares, or whole."""
+"""Images as training takes them: as squares, or whole."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,29 +9,13 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
 from maskweave.errors import MaskweaveError
-from maskweave.images import SUFFIXES, Listing, Pixels, read_image
+from maskweave.images import Pixels, read_image
 
 Square = UInt8[np.ndarray, "3 size size"]
 Photo = UInt8[np.ndarray, "3 height width"]
 
 LARGEST_ASPECT = 4
 """Of a photo, whose longer side is cropped to so many times the shorter one."""
-
-
-def find_images(directory: Path) -> Listing:
-    """Return every file below a folder that has one of ``SUFFIXES``, sorted.
-
-    Raises
-    ------
-    MaskweaveError
-        If the folder is missing or holds none.
-    """
-    if not directory.is_dir():
-        raise MaskweaveError(f"{directory} is not a folder")
-    files = sorted(p for p in directory.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not files:
-        raise MaskweaveError(f"{directory} holds no image ({', '.join(SUFFIXES)})")
-    return Listing(files, ())
 
 
 def read_square(file: Path, size: int) -> Square:
@@ -85,8 +69,8 @@ def photo(pixels: Pixels, shorter_side: int, smallest: int) -> Photo:
 
 
 def _converted(file: Path, convert: Callable[[Pixels], Photo]) -> Photo:
-    pixels = read_image(file).pixels
+    picture = read_image(file)
     try:
-        return convert(pixels)
+        return convert(picture.pixels)
     except MaskweaveError as error:
         raise MaskweaveError(f"{file}: {error}") from error

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -15,7 +16,8 @@ from torch.utils.data import Dataset
 
 from maskweave.data.folder import Photo
 from maskweave.errors import MaskweaveError
-from maskweave.images import SUFFIXES, Pixels, decode_image
+from maskweave.formats import is_image, left_out
+from maskweave.images import Pixels, decode_image
 
 LARGEST_MEMBER = 1 << 28
 """Bytes beyond which an image is refused."""
@@ -32,8 +34,7 @@ class ImageShards(Dataset[Photo]):
     """Every image in a set of shards, made what training takes of it.
 
     Every start reads the headers of all members once and keeps 32 bytes of memory for each image.
-    Members that are no regular files, that are hidden or whose names do not end in one of
-    ``SUFFIXES`` are left out.
+    Members that are no regular files or no images by ``formats.is_image`` are left out.
 
     Parameters
     ----------
@@ -57,7 +58,9 @@ class ImageShards(Dataset[Photo]):
         self.convert, self.name = convert, name
         if not self.shards:
             raise MaskweaveError(f"{directory} holds no shard (*.tar)")
-        members = [_index(shard) for shard in self.shards]
+        others: Counter[str] = Counter()
+        members = [_index(shard, others) for shard in self.shards]
+        self.notes = left_out(others.elements())
         self._members = np.concatenate(members)
         self._ends = np.cumsum([len(found) for found in members])
         if not len(self):
@@ -109,17 +112,19 @@ class ImageShards(Dataset[Photo]):
         return f"{shard}: {name}"
 
 
-def _index(shard: Path) -> np.ndarray:
-    """Return the ``_MEMBER`` of every image in a shard."""
+def _index(shard: Path, others: Counter[str]) -> np.ndarray:
+    """Return the ``_MEMBER`` of every image in a shard; count the suffixes of other files."""
     members: dict[PurePosixPath, tuple[int, int, int, int]] = {}
     try:
         with shard.open("rb") as content, tarfile.open(fileobj=content, mode="r:") as archive:
             for member in archive:
                 if archive.offset <= member.offset:  # would be read again and again
                     raise tarfile.ReadError(f"{member.name} has a negative size")
-                if not _is_image(member):
-                    continue
                 path = PurePosixPath(member.name)
+                if not member.isreg() or member.issparse() or not is_image(path.name):
+                    if member.isreg() and not path.name.startswith("."):
+                        others[path.suffix] += 1
+                    continue
                 # webdataset's base_plus_ext
                 key = path.with_name(path.name.partition(".")[0])
                 if key in members:
@@ -139,12 +144,6 @@ def _index(shard: Path) -> np.ndarray:
     # The library raises whatever it stumbles over in a broken header.
     except Exception as error:
         raise MaskweaveError(f"{shard} is not a readable shard: {error}") from error
-
-
-def _is_image(member: tarfile.TarInfo) -> bool:
-    path = PurePosixPath(member.name)
-    hidden = path.name.startswith(".")
-    return member.isreg() and not (member.issparse() or hidden) and path.suffix.lower() in SUFFIXES
 
 
 class _OpenFile:

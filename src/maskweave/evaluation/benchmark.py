@@ -38,10 +38,11 @@ from maskweave.evaluation.evaluate import (
 from maskweave.evaluation.examples import BATCH, Batch, Examples, paired, read_rgb, spread
 from maskweave.evaluation.inception import Inception, real_features
 from maskweave.files import read_json, write_json
-from maskweave.images import list_images, write_image
+from maskweave.formats import list_images
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.progress import Advance, progress
+from maskweave.writing import write_image
 
 BIHARMONIC = "scikit-image biharmonic"
 

@@ -8,13 +8,17 @@ from typing import NamedTuple, TypeVar
 
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import check_example
-from maskweave.images import Hole, Pixels, list_images, read_image
+from maskweave.formats import list_images
+from maskweave.images import Hole, Pixels, read_image
 from maskweave.masks import read_mask
 
 Item = TypeVar("Item")
 
 BATCH = 32
-"""Images that are read and scored at once."""
+"""Images that are read and scored at once, at most."""
+
+HELD = 1 << 24
+"""Pixels beyond which no more are read at once."""
 
 
 class Batch(NamedTuple):
@@ -63,9 +67,16 @@ class Examples:
         return Batch([*stems], images, holes)
 
     def batches(self) -> Iterator[Batch]:
-        """Read ``BATCH`` examples at a time, in the order of their stems."""
-        for start in range(0, len(self), BATCH):
-            yield self.read(self.stems[start : start + BATCH])
+        """Read some examples at a time, as memory allows, in the order of their stems."""
+        held = Batch([], [], [])
+        for stem in self.stems:
+            for part, more in zip(held, self.read([stem]), strict=True):
+                part += more
+            if len(held.stems) == BATCH or sum(hole.size for hole in held.holes) > HELD:
+                yield held
+                held = Batch([], [], [])
+        if held.stems:
+            yield held
 
     def subset(self, number: int) -> "Examples":
         """Return so many examples, spread evenly over all."""

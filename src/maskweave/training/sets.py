@@ -1,5 +1,6 @@
 """The images of a run: those that are trained on, and those held out for validation."""
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from maskweave.data.folder import photo, square
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
-from maskweave.images import SUFFIXES
+from maskweave.formats import is_image
 from maskweave.progress import warn
 from maskweave.training.examples import ExamplesConfig
 
@@ -101,17 +102,24 @@ def _open(directory: Path, size: int, photos: bool, cache: Path, told: bool) -> 
     """Return a set of photos that are large enough for crops, or of squares."""
     larger = CROPPED_FROM * size
     if any(directory.glob("*.tar")):
-        if loose := next((f for f in directory.rglob("*") if f.suffix.lower() in SUFFIXES), None):
+        if loose := next((f for f in directory.rglob("*") if is_image(f.name)), None):
             raise MaskweaveError(f"{directory} holds both shards (*.tar) and images, as {loose}")
         if photos:
             convert = partial(photo, shorter_side=larger, smallest=size)
-            return ImageShards(directory, convert, f"photos {larger} {size}")
-        return ImageShards(directory, partial(square, size=size), str(size))
+            shards = ImageShards(directory, convert, f"photos {larger} {size}")
+        else:
+            shards = ImageShards(directory, partial(square, size=size), str(size))
+        _tell(directory, shards.notes, told)
+        return shards
     if photos:
         images = cached_photos(directory, larger, cache, size)
     else:
         images = cached_images(directory, size, cache)
-    if told:
-        for name, reason in images.skipped.items():
-            warn(f"{name} in {directory} is left out: {reason}")
+    broken = [f"{name} is left out: {reason}" for name, reason in images.skipped.items()]
+    _tell(directory, [*images.notes, *broken], told)
     return images
+
+
+def _tell(directory: Path, notes: Iterable[str], told: bool) -> None:
+    for note in notes if told else ():
+        warn(f"{directory}: {note}")
