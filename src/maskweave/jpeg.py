@@ -86,7 +86,7 @@ def _read_original(source: Path) -> _Original | None:
             with Image.open(source, formats=("JPEG",)) as image:
                 assert isinstance(image, JpegImagePlugin.JpegImageFile)
                 # Turned pixels would meet those of other places.
-                turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+                turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
                 values = np.empty(0, np.uint8) if turned else np.array(image)
                 return _Original(values, image.quantization, JpegImagePlugin.get_sampling(image))
         except OSError:

@@ -16,8 +16,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from maskweave.depth import opaque
 from maskweave.errors import MaskweaveError
-from maskweave.images import Hole, Picture, open_image
+from maskweave.images import Hole, Picture, as_picture, read_image
+from maskweave.metadata import SIDEWAYS
 
 SUSPICIOUS_SHARE = 0.6
 """Above this share of hole a mask is likely to be meant the other way round."""
@@ -28,9 +30,6 @@ layers that were once premultiplied or compressed are no more exact."""
 
 SOFT = (32, 223)
 """Levels of 255 between which a mask is neither near black nor near white."""
-
-SIDEWAYS = (5, 6, 7, 8)
-"""EXIF orientations that exchange width and height."""
 
 
 class Mask(NamedTuple):
@@ -65,9 +64,7 @@ def read_mask(file: Path, *, invert: bool = False, threshold: int = 128, grow: i
         If the file cannot be read, an option is out of range or the mask cannot be meant so.
     """
     check_options(threshold, grow)
-    if not file.is_file():
-        raise MaskweaveError(f"{file} {'is no file' if file.exists() else 'does not exist'}")
-    return _from_image(file, str(file), invert, threshold, grow)
+    return _from_picture(read_image(file), str(file), invert, threshold, grow)
 
 
 def as_mask(
@@ -97,7 +94,7 @@ def as_mask(
         hole = grown(picture.transparent, grow)
         return Mask(hole, remarks(hole))
     if isinstance(mask, Image.Image):
-        read = _from_image(mask, "the mask", invert, threshold, grow)
+        read = _from_picture(as_picture(mask, "the mask"), "the mask", invert, threshold, grow)
     else:
         read = _judged(_levels_of_array(mask), "the mask", invert, threshold, grow)
     return read._replace(notes=read.notes + check_fit(read, picture))
@@ -153,37 +150,37 @@ def grown(hole: Hole, pixels: int) -> Hole:
     """Return a hole with all that is at most so many pixels away from it."""
     if not pixels or not hole.any():
         return hole
-    known = (~hole).astype(np.uint8)
-    return cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= pixels
+    rows, columns = (np.flatnonzero(np.any(hole, axis=axis)) for axis in (1, 0))
+    around = (
+        slice(max(rows[0] - pixels, 0), rows[-1] + 1 + pixels),
+        slice(max(columns[0] - pixels, 0), columns[-1] + 1 + pixels),
+    )
+    known = (~hole[around]).astype(np.uint8)
+    larger = hole.copy()
+    larger[around] = cv2.distanceTransform(known, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= pixels
+    return larger
 
 
-def _from_image(
-    source: Path | Image.Image, name: str, invert: bool, threshold: int, grow: int
-) -> Mask:
-    image, orientation = open_image(source, name)
-    mask = _judged(_levels_of_image(image, name), name, invert, threshold, grow)
-    return mask._replace(orientation=orientation)
+def _from_picture(picture: Picture, name: str, invert: bool, threshold: int, grow: int) -> Mask:
+    mask = _judged(_levels_of_picture(picture, name), name, invert, threshold, grow)
+    return mask._replace(orientation=picture.about.orientation)
 
 
-def _levels_of_image(image: Image.Image, name: str) -> np.ndarray:
-    """Return what of an image is the mask: its alpha, its luminance or its own deep levels."""
-    if 0 in image.size:
+def _levels_of_picture(picture: Picture, name: str) -> np.ndarray:
+    """Return what of a picture is the mask: its luminance or its alpha."""
+    values, alpha, white = picture.values, picture.alpha, opaque(picture.values.dtype)
+    if not values.size:
         raise MaskweaveError(f"{name} has no pixels")
-    if image.mode == "F" or image.mode.startswith("I"):
-        levels = np.array(image)
-        if image.mode == "I" and ((levels < 0) | (levels > 65535)).any():
-            raise MaskweaveError(f"{name}: 32-bit masks are not supported; save it with 16 or 8")
-        return levels if image.mode == "F" else levels.astype(np.uint16)
-    if not image.has_transparency_data:
-        return np.array(image.convert("RGB").convert("L"))
-    pixels = np.array(image.convert("RGBA"))
-    colour, alpha = pixels[:, :, :3], pixels[:, :, 3]
-    if alpha.min() == alpha.max() > 0:
-        return np.array(Image.fromarray(colour).convert("L"))
+    if alpha is None or alpha.min() == alpha.max() > 0:
+        return values if values.ndim == 2 else cv2.cvtColor(values, cv2.COLOR_RGB2GRAY)
     # Of the colour of a pixel so much counts as is seen of it; in an empty layer, all.
-    weight = (alpha if alpha.any() else np.full_like(alpha, 255))[:, :, None] / np.float32(255)
-    brush = colour.reshape(-1, 3)[weight.argmax()].astype(np.float32)
-    if (np.abs(colour - brush) * weight).max() > ONE_COLOUR:
+    seen = alpha if alpha.any() else np.full_like(alpha, white)
+    colours = np.atleast_3d(values)
+    brush = colours.reshape(alpha.size, -1)[seen.argmax()]
+    differs = np.zeros_like(alpha)
+    for levels, level in zip(colours.transpose(2, 0, 1), brush, strict=True):
+        differs = np.maximum(differs, np.maximum(levels, level) - np.minimum(levels, level))
+    if cv2.multiply(differs, seen, scale=1 / white).max() > ONE_COLOUR / 255 * white:
         raise MaskweaveError(
             f"{name}: its colour and its alpha both vary, so that nobody can say which of them is "
             "the mask; save it in black and white without alpha"
@@ -234,10 +231,9 @@ def _judged(levels: np.ndarray, name: str, invert: bool, threshold: int, grow: i
 
 def _white(levels: np.ndarray, name: str) -> float:
     """Return the number that is white in a mask."""
-    if levels.dtype.name in ("uint8", "uint16"):
-        return float(np.iinfo(levels.dtype).max)
-    if np.issubdtype(levels.dtype, np.floating) and ((levels >= 0) & (levels <= 1)).all():
-        return 1.0
+    floats = levels.dtype.kind == "f" and ((levels >= 0) & (levels <= 1)).all()
+    if floats or levels.dtype.name in ("uint8", "uint16"):
+        return float(opaque(levels.dtype))
     raise MaskweaveError(
         f"{name} holds {levels.dtype} from {levels.min():g} to {levels.max():g}: a mask is bool, "
         "uint8, uint16, or float from 0 to 1"
