@@ -11,12 +11,13 @@ ROOT = Path(maskweave.__file__).parent
 # never from a sibling.
 LAYERS = [
     {"errors", "progress"},
-    {"files", "jpeg", "seeds", "settings", "drawing", "guide", "models"},
+    {"files", "formats", "metadata", "jpeg"} | {"seeds", "settings", "drawing", "guide", "models"},
+    {"depth"},
     {"schedules", "orders", "holes", "images", "legacy"},
-    {"masks"},
+    {"masks", "writing"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
-    {"fill", "levels", "windows", "crops"},
+    {"call", "fill", "levels", "windows", "crops"},
     {"walk", "classical"},
     {"batches"},
     {"pipeline"},
