@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from maskweave.errors import MaskweaveError
 from maskweave.formats import SUFFIXES, WRITTEN
-from maskweave.images import read_image
+from maskweave.images import Picture, read_image
 from maskweave.writing import write_image, write_picture
 
 
@@ -50,6 +50,33 @@ def test_alpha_below_128_is_transparent(mode: str, pixels: np.ndarray, tmp_path:
     transparent = read_image(tmp_path / "x.png").transparent
     assert transparent is not None
     assert np.argwhere(transparent).tolist() == [[2, 3], [2, 4]]
+
+
+def test_the_colour_of_transparent_pixels_is_kept_and_never_seen(tmp_path: Path) -> None:
+    values = np.full((12, 12, 3), (10, 200, 30), dtype=np.uint8)
+    alpha = np.full((12, 12), 255, dtype=np.uint8)
+    values[:, 6:], alpha[:, 6:] = (255, 0, 255), 0
+    alpha[:, 5] = 1  # which is visible, if hardly
+    for suffix in (".png", ".webp", ".tif"):
+        write_picture(Picture(values, alpha), tmp_path / f"x{suffix}")
+        picture = read_image(tmp_path / f"x{suffix}")
+        assert np.array_equal(picture.values, values)
+        assert picture.alpha is not None and np.array_equal(picture.alpha, alpha)
+    hole = np.zeros((12, 12), dtype=bool)
+    hole[4:8, 3:9] = True
+    picture = Picture(values, alpha)
+    for seen in (picture.seen(hole), picture.pixels):
+        assert (seen[~hole] == (10, 200, 30)).all()
+    painted = np.zeros_like(values)
+    filled = picture.filled(painted, hole)
+    assert filled.alpha is not None and (filled.alpha[hole] == 255).all()
+    assert (filled.values[~hole & (alpha == 0)] == (255, 0, 255)).all()
+    assert np.array_equal(filled.alpha[~hole], alpha[~hole])
+
+
+def test_a_picture_that_nobody_sees_is_black() -> None:
+    alpha = np.zeros((3, 3), dtype=np.uint8)
+    assert not Picture(np.full((3, 3, 3), 99, dtype=np.uint8), alpha).pixels.any()
 
 
 def test_a_photo_with_a_preview_is_the_photo(pixels: np.ndarray, tmp_path: Path) -> None:

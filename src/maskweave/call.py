@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from maskweave.errors import MaskweaveError
-from maskweave.images import Hole, Picture, as_list, as_picture, converted
+from maskweave.images import Hole, Picture, as_list, as_picture, check_output, converted
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.masks import as_mask
 from maskweave.progress import progress
@@ -187,6 +187,7 @@ class Pipeline(ABC):
         seeds = draw_seeds(generator, len(images), num_images_per_prompt)
         for one, mask, its_seeds in zip(images, masks, seeds, strict=True):
             picture = as_picture(one)
+            check_output(picture, output_type)
             read = as_mask(mask, picture, threshold=threshold, grow=grow)
             for note in read.notes:
                 warnings.warn(note, stacklevel=2)

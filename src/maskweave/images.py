@@ -34,7 +34,8 @@ NEAR = 64
 """Pixels around a hole whose range of values the fill of a deep picture gets."""
 
 SHALLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "La", "RGBa")
-DEEP_MODES = ("I;16", "I;16L", "I;16B", "F")
+WHOLE_MODES = ("I", "I;16", "I;16L", "I;16B")
+DEEP_MODES = (*WHOLE_MODES[1:], "F")
 
 Pixels = UInt8[np.ndarray, "height width 3"]
 Hole = Bool[np.ndarray, "height width"]
@@ -273,7 +274,7 @@ def _decoded(file: BinaryIO) -> Picture:
         return Picture(values, alpha, said)
     file.seek(0)
     with Image.open(file, formats=FORMATS) as image:
-        _check(image, (*SHALLOW_MODES, *DEEP_MODES, "I"))
+        _check(image, (*SHALLOW_MODES, *WHOLE_MODES))
         deep = bits_of(image, file) > 8
         file.seek(0)
         if deep:

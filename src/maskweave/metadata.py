@@ -22,21 +22,18 @@ UPRIGHT = 1
 SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations that exchange width and height."""
 
-_RESOLUTION = (
-    ExifTags.Base.XResolution,
-    ExifTags.Base.YResolution,
-    ExifTags.Base.ResolutionUnit,
-)
 _EXIF = (
     *(ExifTags.Base.DocumentName, ExifTags.Base.ImageDescription, ExifTags.Base.Make),
     *(ExifTags.Base.Model, ExifTags.Base.Software, ExifTags.Base.DateTime, ExifTags.Base.Artist),
     *(ExifTags.Base.HostComputer, ExifTags.Base.Copyright, ExifTags.Base.Rating),
     *(ExifTags.Base.RatingPercent, ExifTags.Base.XPTitle, ExifTags.Base.XPComment),
     *(ExifTags.Base.XPAuthor, ExifTags.Base.XPKeywords, ExifTags.Base.XPSubject),
-    *_RESOLUTION,
     *(33550, 33922, 34264, 34735, 34736, 34737, 42112, 42113),  # places on the earth: GeoTIFF
 )
-"""Tags of the main directory that say something of the picture, not of how it is stored."""
+"""Tags of the main directory that say something of the picture, not of how it is stored.
+
+The resolution is kept beside them, as many formats have a place of their own for it.
+"""
 
 _XMP, _PROFILE = 700, 34675
 _OF_BIGTIFF = (ExifTags.Base.Orientation, _XMP, _PROFILE)
@@ -103,7 +100,7 @@ def about(form: str, mode: str, exif: Image.Exif, info: Mapping[Any, Any]) -> Ab
         exif=_clean_exif(exif),
         xmp=_clean_xmp(info.get("xmp")),
         profile=info.get("icc_profile") or None,
-        dpi=_resolution(info.get("dpi")),
+        dpi=_resolution(info.get("dpi")) or _resolution_in(exif),
         comment=comment if isinstance(comment, bytes) and form in ("JPEG", "MPO", "GIF") else None,
     )
 
@@ -117,9 +114,6 @@ def about_tiff(page: TiffPage, file: BinaryIO, mode: str) -> About:
         file.seek(0)
         exif.load_from_fp(file)
     info = {"xmp": exif.get(_XMP), "icc_profile": exif.get(_PROFILE)}
-    inches = {2: 1.0, 3: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, 2), 0.0)
-    with suppress(TypeError, ZeroDivisionError):
-        info["dpi"] = [float(exif.get(tag, 0)) * inches for tag in _RESOLUTION[:2]]
     return about("TIFF", mode, exif, info)
 
 
@@ -170,6 +164,14 @@ def _clean_xmp(xmp: Any) -> bytes | None:
         return None
     xmp = re.sub(rb"<(xmp|xap):Thumbnails\b.*?</\1:Thumbnails>", b"", xmp, flags=re.DOTALL)
     return re.sub(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)\d""", rb"\g<1>1", xmp)
+
+
+def _resolution_in(exif: Image.Exif) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, 2), 0.0)
+    found = [exif.get(tag) for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution)]
+    with suppress(TypeError, ValueError, ZeroDivisionError):
+        return _resolution([float(each) * per_inch for each in found if each is not None])
+    return None
 
 
 def _resolution(dpi: Any) -> tuple[float, float] | None:

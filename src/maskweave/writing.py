@@ -69,24 +69,24 @@ def write_picture(
 ) -> tuple[str, ...]:
     """Write a picture in the format of the file's suffix; return what to tell of it.
 
-       It appears there only when whole.
-    Missing folders are made. All formats but JPEG keep every value.
+    It appears there only when whole. Missing folders are made. All formats but JPEG keep every
+    value.
 
-       Parameters
-       ----------
-       picture : Picture
-           What is written of it, besides its values, is what the format can hold.
-       file : Path
-           Name of the file.
-       replace : bool
-           Whether a file that is there by then is replaced.
-       source, quality
-           Of a JPEG file, as in ``jpeg.save_jpeg``.
+    Parameters
+    ----------
+    picture : Picture
+        What is written of it, besides its values, is what the format can hold.
+    file : Path
+        Name of the file.
+    replace : bool
+        Whether a file that is there by then is replaced.
+    source, quality
+        Of a JPEG file, as in ``jpeg.save_jpeg``.
 
-       Raises
-       ------
-       MaskweaveError
-           If the suffix is unknown, the format cannot hold the picture or the file cannot be written.
+    Raises
+    ------
+    MaskweaveError
+        If the suffix is unknown, the format cannot hold the picture or the file cannot be written.
     """
     check_writable(picture, file)
     kind = _format(file)
