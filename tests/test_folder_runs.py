@@ -300,6 +300,8 @@ def test_a_folder_of_images_goes_to_such_a_folder(
         ("out", ("--grow", -1), "'--grow'"),
         ("out", ("--quality", 101), "'--quality'"),
         ("out", ("--memory", 0), "'--memory'"),
+        ("out", ("--quality", 90), "quality is that of JPEG files, and the output is PNG"),
+        ("out.webp", ("--quality", 90), "and the output is WEBP"),
     ],
 )
 def test_names_and_options_that_fit_nothing_are_refused(
@@ -366,3 +368,42 @@ def test_many_windows_are_told_before_they_are_filled(tmp_path: Path, tiny_model
         assert result.exit_code == 0, result.output
         assert ("225 windows to fill, about " in result.stderr) == (name == "many")
         assert result.stderr.count("\n") == 1 + (name == "many")
+
+
+def test_what_a_format_cannot_hold_is_said_before_anything_is_filled(
+    photos: Path, tiny_model: Path
+) -> None:
+    values = np.random.default_rng(0).random((40, 40), dtype=np.float32)
+    Image.fromarray(values).save(photos / "images" / "d.tif")
+    (photos / "images" / "d.png").unlink()
+    result = run(*arguments(photos, tiny_model, None, "--json"))
+    assert result.exit_code == 1
+    job = json.loads(result.stdout)["images"][3]
+    assert job["state"] == "failed"
+    assert "out/d.png: PNG holds no floating-point numbers, but TIFF can; --format" in job["error"]
+    assert names(photos / "out") == [f"{name}.png" for name in "abcefgh"]
+    command = arguments(photos, tiny_model, photos / "deep", "--format", "tiff")
+    assert run(*command).exit_code == 0
+    known = np.array(Image.open(photos / "mask.png")) == 0
+    with Image.open(photos / "deep" / "d.tiff") as image:
+        assert np.array_equal(np.array(image)[known], values[known])
+
+
+def test_a_jpeg_has_the_quality_that_was_asked_for_or_that_of_the_photo(
+    photos: Path, tiny_model: Path
+) -> None:
+    with Image.open(photos / "images" / "a.png") as image:
+        image.save(photos / "a.jpg", quality=40)
+    tables = {}
+    for name, more in (("own", ()), ("low", ("--quality", 10)), ("high", ("--quality", 100))):
+        result = run(
+            "inpaint", photos / "a.jpg", "--mask", photos / "mask.png", "--model", tiny_model,
+            "--output", photos / f"{name}.jpg", "--num-samples", 2, *more,
+        )  # fmt: skip
+        assert result.exit_code == 0, result.output
+        assert result.stderr.count("JPEG is lossy") == 1
+        with Image.open(photos / f"{name}_1.jpg") as image:
+            tables[name] = image.quantization
+    with Image.open(photos / "a.jpg") as image:
+        assert tables["own"] == image.quantization
+    assert tables["low"][0][0] > tables["own"][0][0] > tables["high"][0][0] == 1

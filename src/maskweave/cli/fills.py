@@ -163,6 +163,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
                 else:
                     begun.append(job)
                     yield photo
+                    del photo  # pixels are held as long as they are named
 
         for place, fills in pipeline.fill(
             photos(),
@@ -175,6 +176,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
             with _noted(begun[place], alone):
                 _write(begun[place], fills, asked)
                 begun[place].state = "done"
+            del fills
             if not alone:
                 advance()
 
