@@ -67,7 +67,7 @@ Format = Annotated[
 ]
 Quality = Annotated[
     int | None,
-    typer.Option(min=1, max=100, help="Of JPEG files; without it that of a JPEG input, or 95."),
+    typer.Option(min=1, max=100, help="Of JPEG files; without it as the image's own, or 95."),
 ]
 SkipExisting = Annotated[
     bool, typer.Option("--skip-existing", help="Leave out images whose fills are there.")
@@ -117,7 +117,7 @@ def inpaint(
         raise MaskweaveError("--overwrite and --skip-existing exclude each other")
     jobs: list[Job] = []
     with reported(jobs, json_, goes_on=not overwrite):
-        planned, notes = plan(image, mask, output, num_samples, format_)
+        planned, notes = plan(image, mask, output, num_samples, format_, quality)
         jobs += planned
         if skip_existing:
             leave_finished(jobs)
