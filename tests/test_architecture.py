@@ -17,7 +17,7 @@ LAYERS = [
     {"masks", "writing"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
-    {"call", "fill", "levels", "windows", "crops"},
+    {"call", "domain", "fill", "levels", "windows", "crops"},
     {"walk", "classical"},
     {"batches"},
     {"pipeline"},

@@ -1,16 +1,33 @@
 """Classical methods read nothing under the hole, change nothing outside it, and stay near it."""
 
+import json
 import tracemalloc
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from skimage.data import astronaut
 from skimage.restoration import inpaint_biharmonic
+from typer.testing import CliRunner
 
-from maskweave.classical import METHODS, SIDE, biharmonic, fsr, navier_stokes, telea
+import maskweave
+from maskweave.classical import (
+    DOMAIN,
+    METHODS,
+    SIDE,
+    ClassicalPipeline,
+    biharmonic,
+    fsr,
+    navier_stokes,
+    telea,
+)
+from maskweave.cli.main import app
+from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import psnr
 from maskweave.holes import draw_hole
 from maskweave.images import GREY, Hole, Pixels, covered
@@ -154,3 +171,76 @@ def test_memory_beside_the_photo_is_that_of_windows(name: str) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 2.5 * photo.nbytes
+
+
+@methods
+def test_a_grey_photo_gets_a_grey_fill(name: str, photo: Pixels) -> None:
+    grey = np.repeat(photo[:128, :128, :1], 3, axis=2)
+    filled = METHODS[name](grey, box(128, 128, slice(50, 60), slice(None)))
+    assert np.ptp(filled, axis=2).max() == 0
+
+
+@methods
+def test_the_call_gives_the_same_as_the_function(name: str, photo: Pixels) -> None:
+    small, hole = photo[:60, :90], box(60, 90, slice(20, 30), slice(5, 80))
+    pipeline = maskweave.load_pipeline(name)
+    assert isinstance(pipeline, ClassicalPipeline)
+    expected = METHODS[name](small, hole)
+    images = pipeline([small, Image.fromarray(small)], [hole, hole]).images
+    assert [np.array_equal(image, expected) for image in images] == [True, True]
+    steps = pipeline(small, hole, output_steps=True).steps
+    assert steps is not None and np.array_equal(steps[0][-1].image, expected)
+    deep = (small[..., 0] * np.uint16(257)).astype(np.uint16)
+    [filled] = pipeline(Image.fromarray(deep), hole).images
+    assert np.array_equal(np.array(filled)[~hole], deep[~hole])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_inference_steps": 8}, "telea decodes nothing: it has no steps"),
+        ({"paint": "sampled", "order": "halton"}, "telea decodes nothing: it has no paint, order"),
+        ({"num_images_per_prompt": 2}, "telea draws nothing: there is one fill, not several"),
+    ],
+)
+def test_what_a_method_has_no_use_for_is_refused(
+    arguments: dict[str, object], message: str
+) -> None:
+    photo, hole = np.zeros((8, 8, 3), np.uint8), box(8, 8, slice(4), slice(4))
+    with pytest.raises(MaskweaveError) as error:
+        maskweave.load_pipeline("telea")(photo, hole, **arguments)
+    assert str(error.value) == message
+
+
+def test_methods_are_no_models() -> None:
+    with pytest.raises(MaskweaveError, match=r"telea is no model: maskweave.load_pipeline"):
+        maskweave.InpaintPipeline.from_pretrained("telea")
+    with pytest.raises(MaskweaveError, match="telea has no weights: it takes no torch_dtype"):
+        maskweave.load_pipeline("telea", torch_dtype=torch.float32)
+    assert isinstance(maskweave.load_pipeline("cats64"), maskweave.InpaintPipeline)
+
+
+@methods
+def test_the_command_fills_as_the_function_does(name: str, photo: Pixels, tmp_path: Path) -> None:
+    small, hole = photo[200:260, 200:290], box(60, 90, slice(20, 30), slice(5, 80))
+    Image.fromarray(small).save(tmp_path / "photo.png")
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    command = ["inpaint", "photo.png", "--mask", "mask.png", "--model", name, "--output", "out.png"]
+    files = [str(tmp_path / word) if word.endswith(".png") else word for word in command]
+    result = CliRunner().invoke(app, files)
+    assert result.exit_code == 0, result.output
+    assert np.array_equal(Image.open(tmp_path / "out.png"), METHODS[name](small, hole))
+    for option in (["--steps", "8"], ["--device", "cuda"], ["--num-samples", "2"]):
+        refused = CliRunner().invoke(app, [*files, "--overwrite", *option])
+        assert refused.exit_code == 2
+        [line] = refused.stderr.splitlines()
+        assert line.startswith(f"error: {name} ")
+
+
+def test_the_list_of_models_has_the_methods_and_all_domains() -> None:
+    rows = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    domains = {row["name"]: row["domain"] for row in rows}
+    assert domains["cats64"].startswith("faces of cats")
+    assert {name: domains[name] for name in METHODS} == dict.fromkeys(METHODS, DOMAIN)
+    listed = CliRunner().invoke(app, ["models"]).stdout
+    assert all(f"{name} " in listed and domain in listed for name, domain in domains.items())

@@ -10,7 +10,12 @@ import maskweave
 
 
 def test_the_exported_names() -> None:
-    assert sorted(maskweave.__all__) == ["DecodeSettings", "InpaintPipeline", "seeded"]
+    assert sorted(maskweave.__all__) == [
+        "DecodeSettings",
+        "InpaintPipeline",
+        "load_pipeline",
+        "seeded",
+    ]
     for name in maskweave.__all__:
         assert getattr(maskweave, name).__name__ == name
 
@@ -35,8 +40,8 @@ def test_the_signature_of_the_call_is_that_of_diffusers_pipelines() -> None:
     parameters = inspect.signature(maskweave.InpaintPipeline.__call__).parameters
     assert [*parameters] == [
         "self", "image", "mask_image", "num_inference_steps", "temperature",
-        "num_images_per_prompt", "generator", "batch_size", "keep_known", "output_type",
-        "output_steps", "callback_on_step_end", "settings",
+        "num_images_per_prompt", "generator", "threshold", "grow", "batch_size", "memory",
+        "keep_known", "output_type", "output_steps", "callback_on_step_end", "settings",
     ]  # fmt: skip
     assert parameters["output_type"].default == "pil"
     assert parameters["keep_known"].default is True

@@ -5,15 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from maskweave.maskgit import DecodeSettings
-    from maskweave.pipeline import InpaintPipeline
+    from maskweave.pipeline import InpaintPipeline, load_pipeline
     from maskweave.seeds import seeded
 
-__all__ = ["DecodeSettings", "InpaintPipeline", "seeded"]
+__all__ = ["DecodeSettings", "InpaintPipeline", "load_pipeline", "seeded"]
 __version__ = "0.2.0"
 
 _MODULES = {
     "DecodeSettings": "maskweave.maskgit",
     "InpaintPipeline": "maskweave.pipeline",
+    "load_pipeline": "maskweave.pipeline",
     "seeded": "maskweave.seeds",
 }
 

@@ -80,6 +80,7 @@ class Pipeline(ABC):
         every_step: bool = False,
         on_step: Callable[[Step], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        on_note: Callable[[int, str], None] | None = None,
     ) -> Iterator[Filled]:
         """Fill photos as they come and yield each as soon as it is finished.
 
@@ -98,6 +99,9 @@ class Pipeline(ABC):
         on_progress : callable, optional
             Told after each batch how many crops or windows were in it, and how many there are in
             the photos that are begun.
+        on_note : callable, optional
+            Told of a photo that the model is not for: its place and what there is to say. Without
+            it none is looked at.
         """
 
     def set_progress_bar_config(self, *, disable: bool) -> None:
@@ -199,6 +203,7 @@ class Pipeline(ABC):
                 tensors = {name: getattr(step, name) for name in ("tokens", "masked", "confidence")}
                 callback_on_step_end(self, step.number, left, tensors)
 
+        notes: list[str] = []
         with progress(0, shown=self.show_progress) as advance:
             filled = dict(
                 self.fill(
@@ -210,8 +215,11 @@ class Pipeline(ABC):
                     every_step=output_steps,
                     on_step=on_step,
                     on_progress=lambda count, total: advance(count, total=total),
+                    on_note=lambda _, note: notes.append(note),
                 )
             )
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         steps = [
             [StepPicture(converted(one.image, output_type), one.masked) for one in states]
             for place in range(len(photos))

@@ -5,19 +5,26 @@ it changes. They suit holes that are thin, in photos of anything.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import cv2
 import numpy as np
 from skimage.restoration import inpaint_biharmonic
 
+from maskweave.call import Filled, Photo, Pipeline, StepPicture
+from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Pixels, covered
 from maskweave.levels import enlarge_guide, shrink_photo
+from maskweave.maskgit import DecodeSettings
 from maskweave.windows import plan_windows
 
 Method = Callable[[Pixels, Hole], Pixels]
 """Fills the hole of a photo; both are left as they are."""
+
+DOMAIN = "any photo: thin holes"
+"""What the methods suit, as models say it in their config."""
 
 RADIUS = 3
 """Pixels around each hole pixel that OpenCV looks at, as in its documentation's example."""
@@ -81,6 +88,45 @@ METHODS: dict[str, Method] = {
     "fsr": fsr,
 }
 """Every method by the name that users give."""
+
+
+class ClassicalPipeline(Pipeline):
+    """Fills holes in images of any size by a classical method."""
+
+    def __init__(self, name: str) -> None:
+        if name not in METHODS:
+            raise MaskweaveError(f"method is one of {', '.join(METHODS)}, got {name!r}")
+        self.name = name
+
+    def settings(self, **overrides: Any) -> DecodeSettings:
+        """Return settings that say that there is one answer, in one step.
+
+        Raises
+        ------
+        MaskweaveError
+            If there are overrides.
+        """
+        if given := [name for name, value in overrides.items() if value is not None]:
+            raise MaskweaveError(f"{self.name} decodes nothing: it has no {', '.join(given)}")
+        return DecodeSettings(paint="expected")
+
+    def fill(
+        self,
+        photos: Iterable[Photo],
+        settings: DecodeSettings,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        **_: Any,
+    ) -> Iterator[Filled]:
+        """Fill photos as they come, one at a time, and yield each as soon as it is finished."""
+        for place, (picture, hole, seeds) in enumerate(photos):
+            if len(seeds) > 1:
+                raise MaskweaveError(f"{self.name} draws nothing: there is one fill, not several")
+            painted = METHODS[self.name](picture.seen(hole), hole)
+            if on_progress is not None:
+                on_progress(1, place + 1)
+            filled = picture.filled(painted, hole)
+            yield place, [[StepPicture(filled, np.zeros_like(hole))]]
 
 
 def _by_windows(method: Method, pixels: Pixels, hole: Hole) -> Pixels:

@@ -20,6 +20,8 @@ from maskweave.checkpoint import (
     save_component,
     upload,
 )
+from maskweave.classical import METHODS, ClassicalPipeline
+from maskweave.domain import Probe, load_probe, traits
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, write_json
 from maskweave.legacy import read_defaults
@@ -41,6 +43,8 @@ class InpaintPipeline(Pipeline):
         transformer: BidirectionalTransformer,
         defaults: DecodeSettings | None = None,
         framing: str = "whole object",
+        domain: str | None = None,
+        probe: Probe | None = None,
     ) -> None:
         config = transformer.config
         if (tokenizer.codebook_size, tokenizer.grid) != (config.codebook_size, config.grid):
@@ -51,6 +55,7 @@ class InpaintPipeline(Pipeline):
         self.transformer = transformer.eval()
         self.defaults = defaults or DecodeSettings()
         self.framing = check_framing(framing, tokenizer.guided, tokenizer.image_size)
+        self.domain, self.probe = domain, probe
 
     @classmethod
     def from_pretrained(
@@ -79,6 +84,8 @@ class InpaintPipeline(Pipeline):
         MaskweaveError
             If there is no such model or its files are broken.
         """
+        if name in METHODS:
+            raise MaskweaveError(f"{name} is no model: maskweave.load_pipeline({name!r}) has it")
         directory = resolve(
             name,
             revision=revision,
@@ -90,18 +97,25 @@ class InpaintPipeline(Pipeline):
             raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
         file = directory / "config.json"
         defaults = as_config(DecodeSettings, read_defaults(file), file)
-        framing = read_json(file).get("framing", "whole object")
+        config = read_json(file)
+        framing, domain = config.get("framing", "whole object"), config.get("domain")
+        if domain is not None and not (isinstance(domain, str) and domain.isprintable()):
+            raise MaskweaveError(f"{file}: domain is a line of text, got {domain!r:.40}")
         tokenizer = load_tokenizer(directory / "tokenizer")
-        pipeline = cls(tokenizer, load_transformer(directory / "transformer"), defaults, framing)
-        return pipeline.to(torch_dtype)
+        transformer = load_transformer(directory / "transformer")
+        probe = load_probe(directory, transformer.config.dim)
+        return cls(tokenizer, transformer, defaults, framing, domain, probe).to(torch_dtype)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write the model to a folder, its floating-point weights as ``dtype`` if given."""
         directory = Path(directory)
         save_component(self.tokenizer, directory / "tokenizer", dtype)
         save_component(self.transformer, directory / "transformer", dtype)
-        config = {"framing": self.framing, "defaults": dataclasses.asdict(self.defaults)}
+        defaults = dataclasses.asdict(self.defaults)
+        config = {"framing": self.framing, "domain": self.domain, "defaults": defaults}
         write_json(directory / "config.json", config)
+        if self.probe is not None:
+            self.probe.save(directory)
 
     def push_to_hub(
         self,
@@ -174,6 +188,7 @@ class InpaintPipeline(Pipeline):
         every_step: bool = False,
         on_step: Callable[[Step], None] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
+        on_note: Callable[[int, str], None] | None = None,
     ) -> Iterator[Filled]:
         """Fill photos as they come and yield each as soon as it is finished."""
         size, shown = self.tokenizer.image_size, settings.last_step if every_step else 1
@@ -192,6 +207,8 @@ class InpaintPipeline(Pipeline):
                 planned += len(plan) * len(photo.seeds)
                 each = [Filling(place, pixels, hole, s, keep_known, shown) for s in photo.seeds]
                 begun[place] = photo, list(each)
+                if on_note is not None and (note := self._remark(plan.walk(each[0]))):
+                    on_note(place, note)
                 yield from ((filling, plan.walk(filling)) for filling in each)
 
         paint = partial(
@@ -207,6 +224,46 @@ class InpaintPipeline(Pipeline):
                 if left[filling.photo] == len(begun[filling.photo][1]):
                     photo, its = begun.pop(filling.photo)
                     yield filling.photo, [_states(photo, each, keep_known) for each in its]
+
+    def _remark(self, walk: Walk) -> str | None:
+        """Return what is to be said if the first piece of a photo is not what the model is for."""
+        pieces = next(walk, [])
+        if self.probe is None or not pieces:
+            return None
+        request = pieces[0].request()
+        if request.hole.all():
+            return None
+        known, hole = request.known[None].to(self.device), request.hole[None].to(self.device)
+        if not self.probe.foreign(traits(self.tokenizer, self.transformer, known, hole)).item():
+            return None
+        named = f" ({self.domain})" if self.domain else ""
+        return (
+            f"around the hole this looks unlike what the model is for{named}; "
+            "the model navier-stokes fills thin holes of any photo"
+        )
+
+
+def load_pipeline(name: str | Path, **options: Any) -> Pipeline:
+    """Load whatever fills holes.
+
+    Parameters
+    ----------
+    name : str or Path
+        A model, as in ``InpaintPipeline.from_pretrained``, or a classical method: telea,
+        navier-stokes, biharmonic or fsr.
+    **options
+        Further ones of ``InpaintPipeline.from_pretrained``.
+
+    Raises
+    ------
+    MaskweaveError
+        If there is no such model, its files are broken, or a classical method is given options.
+    """
+    if name not in METHODS:
+        return InpaintPipeline.from_pretrained(name, **options)
+    if options:
+        raise MaskweaveError(f"{name} has no weights: it takes no {', '.join(options)}")
+    return ClassicalPipeline(str(name))
 
 
 def _states(photo: Photo, filling: Filling, keep_known: bool) -> list[StepPicture]:

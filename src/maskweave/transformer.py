@@ -250,18 +250,28 @@ class BidirectionalTransformer(nn.Module):
         MaskweaveError
             If such a transformer is not given the known pixels.
         """
+        x = self.states(tokens, known)
+        bias = self.bias
+        if masked is not None:
+            x, bias = x[masked], bias[masked.nonzero()[:, 1]]
+        return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
+
+    def states(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        known: Float[Tensor, "batch length numbers"] | None = None,
+        blocks: int | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Return the hidden states after so many blocks, by default after all, as ``forward``."""
         x = self.token_embedding(tokens) + self.position_embedding
         if self.config.patch_size:
             if known is None:
                 raise MaskweaveError("this transformer needs the known pixels beside the tokens")
             x = x + self.patch_embedding(known)
         x = self.dropout(self.embedding_norm(x))
-        for block in self.blocks:
+        for block in self.blocks[:blocks]:
             x = block(x, self.rotation)
-        bias = self.bias
-        if masked is not None:
-            x, bias = x[masked], bias[masked.nonzero()[:, 1]]
-        return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
+        return x
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or round the weights, as ``to`` asks; angles are never rounded."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskweave.cli.options import Overwrite, Seed, load_pipeline
+from maskweave.cli.options import Overwrite, Seed, load_model
 
 if TYPE_CHECKING:
     from maskweave.images import Pixels
@@ -32,7 +32,7 @@ def demo(
     from maskweave.images import as_picture, covered, refuse_existing
     from maskweave.writing import write_image
 
-    pipeline = load_pipeline("cats64", "cpu", "float32")
+    pipeline = load_model("cats64", "cpu", "float32")
     size, _ = pipeline.tokenizer.image_size
     steps = pipeline.defaults.last_step
     names = ["input", "hole", "result", *(f"step_{k:02d}" for k in range(1, steps + 1))]

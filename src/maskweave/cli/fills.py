@@ -172,6 +172,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
             memory=asked.memory or MEMORY,
             every_step=bool(jobs[0].steps),
             on_progress=_windows(advance, alone),
+            on_note=lambda place, note: begun[place].notes.append(note),
         ):
             with _noted(begun[place], alone):
                 _write(begun[place], fills, asked)

@@ -8,9 +8,17 @@ import typer
 from maskweave.errors import MaskweaveError
 
 if TYPE_CHECKING:
+    from maskweave.call import Pipeline
     from maskweave.pipeline import InpaintPipeline
 
 Model = Annotated[str, typer.Option(help="Shipped model, model folder or Hugging Face hub id.")]
+ModelOrMethod = Annotated[
+    str,
+    typer.Option(
+        help="Shipped model, model folder or Hugging Face hub id; or a method that needs none: "
+        "telea, navier-stokes, biharmonic, fsr."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Same seed, same pictures.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 InvertMask = Annotated[bool, typer.Option("--invert-mask", help="Black is the hole.")]
@@ -39,7 +47,7 @@ def choose_device(device: str) -> str:
     return device
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
+def load_model(model: str, device: str, dtype: str) -> "InpaintPipeline":
     """Load a model onto a device, in a precision."""
     import torch
 
@@ -51,3 +59,20 @@ def load_pipeline(model: str, device: str, dtype: str) -> "InpaintPipeline":
     if (device, dtype) == ("cpu", "float16"):
         print("note: float16 is slow on a CPU; bfloat16 is as small and faster", file=sys.stderr)
     return InpaintPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype)).to(device)
+
+
+def load_pipeline(model: str, device: str, dtype: str) -> "Pipeline":
+    """Load a model as ``load_model`` does, or a classical method, which has no use for either.
+
+    Raises
+    ------
+    MaskweaveError
+        If such a method is told a device or a precision.
+    """
+    from maskweave.classical import METHODS, ClassicalPipeline
+
+    if model not in METHODS:
+        return load_model(model, device, dtype)
+    if (device, dtype) not in (("auto", "float32"), ("cpu", "float32")):
+        raise MaskweaveError(f"{model} runs on the CPU: it takes no --device and no --dtype")
+    return ClassicalPipeline(model)
