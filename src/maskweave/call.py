@@ -15,7 +15,7 @@ from maskweave.masks import as_mask
 from maskweave.progress import progress
 from maskweave.seeds import draw_seeds
 
-MEMORY = 1000
+MEMORY = 500
 """Megabytes that photos may take while they are filled."""
 
 

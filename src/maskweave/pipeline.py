@@ -222,13 +222,11 @@ class InpaintPipeline(Pipeline):
             for filling in finished:
                 left[filling.photo] += 1
                 if left[filling.photo] == len(begun[filling.photo][1]):
-                    photo, its = begun.pop(filling.photo)
-                    yield filling.photo, [_states(photo, each, keep_known) for each in its]
+                    yield filling.photo, _finished(*begun.pop(filling.photo), keep_known)
 
     def _remark(self, walk: Walk) -> str | None:
         """Return what is to be said if the first piece of a photo is not what the model is for."""
-        pieces = next(walk, [])
-        if self.probe is None or not pieces:
+        if self.probe is None or not (pieces := next(walk, [])):
             return None
         request = pieces[0].request()
         if request.hole.all():
@@ -266,10 +264,15 @@ def load_pipeline(name: str | Path, **options: Any) -> Pipeline:
     return ClassicalPipeline(str(name))
 
 
-def _states(photo: Photo, filling: Filling, keep_known: bool) -> list[StepPicture]:
-    """Return a fill after each step that is shown, in the photo's own depth."""
+def _finished(
+    photo: Photo, fillings: Iterable[Filling], keep_known: bool
+) -> list[list[StepPicture]]:
+    """Return the fills of a photo after each step that is shown, in the photo's own depth."""
     picture, hole = photo.picture, photo.hole
     return [
-        StepPicture(picture.filled(canvas.pixels, hole, keep_known), canvas.masked)
-        for canvas in filling.canvases
+        [
+            StepPicture(picture.filled(canvas.pixels, hole, keep_known), canvas.masked)
+            for canvas in filling.canvases
+        ]
+        for filling in fillings
     ]

@@ -75,7 +75,7 @@ SkipExisting = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Crops or windows filled at once.")]
 Memory = Annotated[
     int | None,
-    typer.Option(min=1, help="Megabytes that photos may take at once; 1000 if not given."),
+    typer.Option(min=1, help="Megabytes that photos may take at once; 500 if not given."),
 ]
 
 
