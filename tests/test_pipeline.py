@@ -113,11 +113,11 @@ def test_transparent_pixels_are_the_hole_only_without_a_mask(pipeline: InpaintPi
     alpha.putalpha(Image.fromarray(np.where(transparent, 0, 255).astype(np.uint8)))
     by_alpha = pipeline(alpha, generator=seeded(0), output_type="np").images[0]
     by_mask = pipeline(image, transparent, generator=seeded(0), output_type="np").images[0]
-    assert np.array_equal(by_alpha, by_mask)
+    assert np.array_equal(by_alpha[:, :, :3], by_mask) and (by_alpha[:, :, 3] == 1).all()
     other = np.zeros((16, 16), dtype=bool)
     other[0, 0] = True
     masked = pipeline(alpha, other, generator=seeded(0), output_type="np").images[0]
-    assert np.array_equal(bytes_of(masked)[transparent], image[transparent])
+    assert np.array_equal(bytes_of(masked)[:, :, :3][transparent], image[transparent])
 
 
 def test_steps_show_the_picture_and_what_is_still_masked(pipeline: InpaintPipeline) -> None:
@@ -313,9 +313,9 @@ def test_encoder_and_decoder_run_once_unless_steps_are_asked_for(
 
 def test_pil_images_are_refused_and_turned_as_files_are(pipeline: InpaintPipeline) -> None:
     deep = Image.fromarray(np.full((16, 16), 60_000, dtype=np.uint16))
-    for image, mask in ((deep, MASK), (IMAGE, deep), (Image.new("CMYK", (16, 16)), MASK)):
-        with pytest.raises(MaskweaveError, match="images are not supported"):
-            pipeline(image, mask)
+    with pytest.raises(MaskweaveError, match="CMYK images are not supported"):
+        pipeline(Image.new("CMYK", (16, 16)), MASK)
+    assert (np.array(pipeline(deep, MASK).images[0]) == 60_000).all()
     turned = Image.fromarray(picture(16, 20))
     turned.getexif()[0x0112] = 6
     assert pipeline(turned, np.eye(20, 16, dtype=bool)).images[0].size == (16, 20)
@@ -357,8 +357,8 @@ TRUNCATED = truncated()
         ({"mask_image": None}, "needs a mask_image"),
         ({"mask_image": np.full((16, 16), 2.0)}, "a mask is"),
         ({"image": np.full((16, 16, 3), 2.0)}, "an image is"),
-        ({"image": np.full((16, 16, 3), np.nan)}, "an image is"),
-        ({"image": np.zeros((16, 16), dtype=np.uint8)}, "an image is"),
+        ({"image": np.zeros((16, 16), dtype=np.int16)}, "an image is"),
+        ({"image": np.zeros((16, 16, 3), np.uint16)}, "ask for output_type 'np'"),
         ({"generator": seeded(0, 1)}, "1 images need as many generators, .*got 2"),
         ({"generator": 3}, "generator is a torch.Generator or a list"),
         ({"generator": [None]}, "generator is a torch.Generator or a list"),

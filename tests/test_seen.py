@@ -16,6 +16,7 @@ from test_depth import HEIGHT, LARGEST, WIDTH, opacity, same, values
 
 HOLE = np.zeros((HEIGHT, WIDTH), dtype=bool)
 HOLE[2:5, 3:6] = True
+FLOATS = np.random.default_rng(0).random((HEIGHT, WIDTH, 3)).astype(np.float32)
 
 
 @pytest.mark.parametrize("alpha", [False, True])
@@ -128,6 +129,9 @@ def test_pil_keeps_the_depths_that_it_has() -> None:
         assert same(picture.values, array)
         image = converted(picture, "pil")
         assert image.mode == mode and same(np.array(image), array)
+    for each in (FLOATS, FLOATS[:, :, 0], np.dstack([FLOATS, FLOATS[:, :, 0]])):
+        image = converted(as_picture(each), "pil")
+        assert same(np.array(image), (each * 255).round().astype(np.uint8))
     with pytest.raises(MaskweaveError, match="output_type 'np'"):
         check_output(Picture(values("uint16")), "pil")
     with pytest.raises(MaskweaveError, match="8 of its 16 bits"):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Bool, UInt8
@@ -24,14 +23,11 @@ from torch import Tensor
 from maskweave.depth import bits_of, decode, decode_tiff, opaque
 from maskweave.errors import MaskweaveError
 from maskweave.formats import FORMATS, check_limits
-from maskweave.guide import push_pull
 from maskweave.metadata import About, about_image, orientation, png_chunks
+from maskweave.tones import as_bytes, continued, from_bytes, known_range, luminance
 
 GREY = 128
 """Covers a hole in pictures."""
-
-NEAR = 64
-"""Pixels around a hole whose range of values the fill of a deep picture gets."""
 
 SHALLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "La", "RGBa")
 WHOLE_MODES = ("I", "I;16", "I;16L", "I;16B")
@@ -51,6 +47,8 @@ class Picture:
     """Opacity (height, width) of the same type, at most 255, 65535 or 1; None without it."""
     about: About = field(default_factory=About)
     """What the file says beside the values."""
+    span: tuple[float, float] | None = None
+    """Values that a model sees as black and white; None is the range of those near the hole."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -103,13 +101,8 @@ class Picture:
             hole = hole | (painted != self._seen(hole, low, high)).any(axis=2)
         values, new = self.values.copy(), painted[hole]
         if values.ndim == 2:
-            # Pillow's weights, of ITU-R 601: grey stays what it is.
-            weights = np.array((19595, 38470, 7471), dtype=np.uint32)
-            new = (new @ weights + 0x8000) >> 16
-        if values.dtype != np.uint8:
-            new = low + new * ((high - low) / 255)
-            new = new if values.dtype.kind == "f" else new.round()
-        values[hole] = new
+            new = luminance(new)
+        values[hole] = from_bytes(new, low, high, values.dtype)
         alpha = self.alpha
         if alpha is not None:
             alpha = np.where(hole, np.array(opaque(values.dtype), dtype=values.dtype), alpha)
@@ -117,30 +110,19 @@ class Picture:
 
     def _range(self, hole: Hole) -> tuple[float, float]:
         """Return which values are seen as 0 and as 255."""
-        white = opaque(self.values.dtype)
-        if self.values.dtype == np.uint8:
-            return 0, white
+        if self.span or self.values.dtype == np.uint8:
+            return self.span or (0, 255)
         known = ~hole if self.alpha is None else ~hole & (self.alpha > 0)
-        # cv2 measures the distance to the nearest zero, which is the hole.
-        away = cv2.distanceTransform((~hole).astype(np.uint8), cv2.DIST_C, 3)
-        for values in (self.values[known & (away <= NEAR)], self.values[known]):
-            finite = values[np.isfinite(values)]
-            if finite.size:
-                return float(finite.min()), float(finite.max())
-        return 0, white
+        return known_range(self.values, known, hole) or (0, opaque(self.values.dtype))
 
     def _seen(self, hole: Hole, low: float, high: float) -> Pixels:
         pixels = self.values
         if pixels.dtype != np.uint8:
-            pixels = _as_bytes(pixels, hole, low, high)
+            pixels = as_bytes(pixels, low, high)
         if pixels.ndim == 2:
             pixels = np.stack([pixels] * 3, axis=2)
-        if self.alpha is None or not (unseen := (self.alpha == 0) & ~hole).any():
-            return pixels
-        visible = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
-        [around] = push_pull(visible, torch.from_numpy(hole | unseen)[None])
-        continued = around.permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
-        return np.where(unseen[:, :, None], continued, pixels)
+        hidden = None if self.alpha is None else (self.alpha == 0) & ~hole
+        return pixels if hidden is None or not hidden.any() else continued(pixels, hidden, hole)
 
 
 def read_image(file: Path) -> Picture:
@@ -213,12 +195,13 @@ def as_picture(image: Any, name: str = "the image") -> Picture:
         image = image.transpose(1, 2, 0) if image.ndim == 3 else image
         image = image[:, :, 0] if image.shape[2:] == (1,) else image
     if isinstance(image, np.ndarray) and (image.ndim == 2 or image.shape[2:] in ((3,), (4,))):
+        span = None
         if np.issubdtype(image.dtype, np.floating) and not ((image < 0) | (image > 1)).any():
-            image = image.astype(np.float32)
+            image, span = image.astype(np.float32), (0, 1)
         if image.dtype in (np.uint8, np.uint16, np.float32):
             alpha = image[:, :, 3].copy() if image.shape[2:] == (4,) else None
             values = image if alpha is None else image[:, :, :3]
-            return Picture(np.ascontiguousarray(values), alpha)
+            return Picture(np.ascontiguousarray(values), alpha, span=span)
     raise MaskweaveError(
         "an image is a PIL image, an array (height, width, 3) or a tensor (3, height, width): "
         "uint8, uint16, or float from 0 to 1"
@@ -227,8 +210,9 @@ def as_picture(image: Any, name: str = "the image") -> Picture:
 
 def check_output(picture: Picture, output_type: str) -> None:
     """Raise MaskweaveError unless ``converted`` can return such a picture."""
-    plain = picture.values.ndim == 2 and picture.alpha is None
-    if output_type == "pil" and picture.values.dtype != np.uint8 and not plain:
+    rich = picture.values.ndim == 3 or picture.alpha is not None
+    deep = picture.values.dtype != np.uint8 and picture.span is None
+    if output_type == "pil" and deep and rich:
         raise MaskweaveError(
             "PIL has no colours and no alpha of more than 8 bits: ask for output_type 'np'"
         )
@@ -237,13 +221,17 @@ def check_output(picture: Picture, output_type: str) -> None:
 def converted(picture: Picture, output_type: str) -> Any:
     """Return a picture as "pil" in its own depth, or as colours in float32.
 
-    White is 1 in these, or whatever it is in a picture of floating-point numbers. They are an array
-    (height, width, 3) as "np", a tensor (3, height, width) as "pt", with alpha a fourth channel.
+    What came as floats from 0 to 1 becomes 8 bits in "pil". Colours are an array (height, width, 3)
+    as "np", a tensor (3, height, width) as "pt", with alpha a fourth channel; white is 1 in these,
+    unless the picture itself is of floating-point numbers.
     """
     check_output(picture, output_type)
     values, alpha, said = picture.values, picture.alpha, picture.about
     if output_type == "pil":
-        image = Image.fromarray(values if alpha is None else np.dstack([values, alpha]))
+        both = values if alpha is None else np.dstack([values, alpha])
+        if picture.span:
+            both = as_bytes(both, *picture.span)
+        image = Image.fromarray(both)
         info = {"icc_profile": said.profile, "exif": said.exif, "xmp": said.xmp, "dpi": said.dpi}
         image.info |= {name: each for name, each in info.items() if each}
         return image
@@ -300,8 +288,10 @@ def _converted(image: Image.Image) -> Picture:
     alpha = None
     if upright.has_transparency_data:
         alpha = np.array(upright.convert("RGBA").getchannel("A"))
-    grey = upright.mode in ("1", "L", "LA", "La")
-    return Picture(np.array(upright.convert("L" if grey else "RGB")), alpha, said)
+    mode = "L" if upright.mode in ("1", "L", "LA", "La") else "RGB"
+    return Picture(
+        np.array(upright if upright.mode == mode else upright.convert(mode)), alpha, said
+    )
 
 
 def _check(image: Image.Image, modes: tuple[str, ...]) -> None:
@@ -318,17 +308,3 @@ def _upright(image: Image.Image, modes: tuple[str, ...]) -> tuple[Image.Image, i
     turned = orientation(image.getexif())  # loads some formats, which are known to be small by now
     image.load()
     return ImageOps.exif_transpose(image) if turned != 1 else image, turned
-
-
-def _as_bytes(values: np.ndarray, hole: Hole, low: float, high: float) -> np.ndarray:
-    """Return values as 8 bits, from ``low`` as 0 to ``high`` as 255, and 0 under the hole."""
-    found = np.zeros(values.shape, dtype=np.uint8)
-    if high <= low:
-        return found
-    for top in range(0, len(values), 256):  # floats of a whole photo would be many
-        rows = slice(top, top + 256)
-        levels = (values[rows].astype(np.float64) - low) * (255 / (high - low))
-        levels = np.nan_to_num(levels, posinf=255.0, neginf=0.0).round().clip(0, 255)
-        levels[hole[rows]] = 0
-        found[rows] = levels
-    return found

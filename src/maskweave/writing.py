@@ -193,7 +193,7 @@ def _write_deep_png(file: BinaryIO, values: np.ndarray, about: About) -> None:
     file.write(start[:8])
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
     file.write(said.getvalue().removeprefix(start).removesuffix(end))
-    _write_chunk(file, b"IDAT", zlib.compress(filtered.tobytes()))
+    _write_chunk(file, b"IDAT", zlib.compress(filtered.tobytes(), 1))
     _write_chunk(file, b"IEND", b"")
 
 
