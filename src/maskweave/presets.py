@@ -43,7 +43,7 @@ TOKENIZERS = {
         examples=replace(PHOTOS, whole=0.15),  # else the decoder hardly needs the tokens
         unknown=0.4,
         loss=PaintingLoss(entropy=0.1, adversarial_start=0.6),
-        optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99), warmup=100, decay=0.2),
+        optimiser=OptimiserConfig(learning_rate=4e-4, betas=(0.9, 0.99), warmup=100, decay=0.2),
         run=RunConfig(steps=5000, batch_size=16, save_every=250),
     ),
     # Any folder of photos at 128x128, 256 tokens of 8x8 pixels, on a GPU: two CPU cores beside
