@@ -22,7 +22,7 @@ LAYERS = [
     {"batches"},
     {"pipeline"},
     {"training", "evaluation", "convert"},
-    {"presets", "report"},
+    {"presets", "report", "web"},
     {"cli"},
     {"__init__", "__main__"},
 ]

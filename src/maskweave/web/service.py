@@ -1,0 +1,319 @@
+"""One model in memory and one fill at a time, for whoever asks: the page and the routes.
+
+A fill is submitted, waits in a line of bounded length and runs in the service's one thread. Whoever
+submitted it holds a ticket, which tells how far it is and cancels it within a step.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock, RLock
+from typing import Any, NamedTuple
+
+import torch
+
+from maskweave.call import Photo, Pipeline, StepPicture
+from maskweave.checkpoint import shipped_models
+from maskweave.classical import METHODS
+from maskweave.errors import MaskweaveError
+from maskweave.images import Hole, Picture
+from maskweave.maskgit import DecodeSettings, Step
+from maskweave.pipeline import load_pipeline
+from maskweave.seeds import draw_seeds
+
+MOST_FILLS = 8
+"""Fills of a photo that may be asked for at once."""
+
+MAX_PIXELS = 50_000_000
+"""Pixels of a photo, unless told otherwise."""
+
+QUEUE = 8
+"""Fills that may wait for the one that runs, unless told otherwise."""
+
+
+class BusyError(MaskweaveError):
+    """As many fills wait as may."""
+
+    def __init__(self, waiting: int, seconds: int) -> None:
+        super().__init__(f"{waiting} fills are waiting already: try again in {seconds} s")
+        self.seconds = seconds
+
+
+class CancelError(MaskweaveError):
+    """Whoever wanted the fill wants it no more."""
+
+    def __init__(self) -> None:
+        super().__init__("the fill was cancelled")
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A photo to be filled, and how."""
+
+    picture: Picture
+    """The photo, in its own depth."""
+    hole: Hole
+    """True where it is to be filled; of the photo's size."""
+    seeds: Sequence[int]
+    """The seed of each fill, as ``seeds_of`` draws them."""
+    model: str | None = None
+    """One of ``Service.models``; None is the one that the service was started with."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Decode settings by name; what is missing or None takes the model's default."""
+    keep_known: bool = True
+    """Whether every pixel outside the hole stays as it is."""
+    every_step: bool = False
+    """Whether the picture after each step is wanted, not only the last."""
+
+
+class Progress(NamedTuple):
+    """How far a fill is."""
+
+    windows: int = 0
+    """Crops or windows that are filled."""
+    planned: int = 0
+    """How many there are of all fills together; 0 until the first batch is filled."""
+    batch: int = 0
+    """Crops or windows that are being filled."""
+    step: int = 0
+    """Steps of decoding that are done of these."""
+    steps: int = 0
+    """How many steps there are at most; 0 while nothing runs."""
+
+    @property
+    def share(self) -> float:
+        """How much is done, from 0 to 1, as far as is known."""
+        done = self.windows + self.batch * self.step / max(self.steps, 1)
+        return done / max(self.planned, self.windows + self.batch, 1)
+
+
+class Filled(NamedTuple):
+    """What has become of a photo."""
+
+    fills: list[list[StepPicture]]
+    """For each seed the picture after each step, or only the last."""
+    model: str
+    """The model that filled it."""
+    settings: DecodeSettings
+    """How it was decoded, with the model's defaults."""
+    notes: tuple[str, ...]
+    """What a user should be told."""
+
+
+class Ticket:
+    """A fill that waits, runs or has ended."""
+
+    future: Future[Filled]
+
+    def __init__(self) -> None:
+        self.place = 0
+        """How many are before it in the line: 0 if it runs or has ended."""
+        self.progress = Progress()
+        """How far it is."""
+        self._unwanted = Event()
+
+    def cancel(self) -> None:
+        """Take it out of the line, or stop it within a step."""
+        self._unwanted.set()
+        self.future.cancel()
+
+    def check(self) -> None:
+        """Raise CancelError if it was cancelled."""
+        if self._unwanted.is_set():
+            raise CancelError
+
+    def result(self, timeout: float | None = None) -> Filled:
+        """Wait for the fill and return it.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait at most.
+
+        Raises
+        ------
+        TimeoutError
+            If it is not done by then; it goes on.
+        CancelError
+            If it was cancelled.
+        MaskweaveError
+            If settings are out of range or do not fit the model.
+        """
+        try:
+            return self.future.result(timeout)
+        except CancelledError:
+            raise CancelError from None
+
+
+class Service:
+    """Fills photos by one model at a time, one after the other."""
+
+    def __init__(
+        self,
+        model: str = "cats64",
+        *,
+        load: Callable[[str], Pipeline] = load_pipeline,
+        max_pixels: int = MAX_PIXELS,
+        queue: int = QUEUE,
+    ) -> None:
+        """Load the model.
+
+        Parameters
+        ----------
+        model : str
+            A shipped model, a model's folder, a hub id or a classical method.
+        load : callable
+            Loads one of these, onto a device.
+        max_pixels : int
+            Pixels that a photo may have.
+        queue : int
+            Fills that may wait for the one that runs, at least 0.
+
+        Raises
+        ------
+        MaskweaveError
+            If there is no such model.
+        """
+        # The name of a folder is enough for those who must not choose another.
+        self.model = Path(model).resolve().name if Path(model).is_dir() else model
+        self.models = tuple(dict.fromkeys((self.model, *shipped_models(), *METHODS)))
+        """Names of the models to choose from; the first is the default."""
+        self.max_pixels = max_pixels
+        self.queue = queue
+        self._sources, self._load = {self.model: model}, load
+        self._loaded: tuple[str, Pipeline] | None = self.model, load(model)
+        self._line: list[Ticket] = []  # the first of them runs
+        self._seconds = 1.0  # that the latest fill took
+        self._line_changes, self._reading = RLock(), Lock()
+        self._thread = ThreadPoolExecutor(1, "fill")
+
+    @property
+    def waiting(self) -> int:
+        """How many fills wait for the one that runs."""
+        return max(len(self._line) - 1, 0)
+
+    def submit(self, read: Callable[[], Wanted]) -> Ticket:
+        """Put a fill into the line.
+
+        Parameters
+        ----------
+        read : callable
+            Returns what is wanted. It is called at once, by one caller at a time, and not at all if
+            the line is full: no more photos are in memory than there are places.
+
+        Raises
+        ------
+        BusyError
+            If the line is full.
+        MaskweaveError
+            If ``read`` raises it, the model is unknown, the photo too large or the number of fills
+            out of range.
+        """
+        with self._reading:
+            if len(self._line) > self.queue:
+                raise BusyError(self.waiting, math.ceil(self._seconds))
+            wanted = read()
+            self._check(wanted)
+            ticket = Ticket()
+            with self._line_changes:
+                ticket.place = len(self._line)
+                self._line.append(ticket)
+                ticket.future = self._thread.submit(self._run, ticket, wanted)
+                ticket.future.add_done_callback(lambda _: self._leave(ticket))  # cancelled
+            return ticket
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise MaskweaveError if a photo has more pixels than it may."""
+        if width * height > self.max_pixels:
+            raise MaskweaveError(
+                f"the image has {width}x{height} pixels, more than the {self.max_pixels} allowed"
+            )
+
+    def decodes(self, model: str | None = None) -> bool:
+        """Return whether a model has decode settings: classical methods have none."""
+        name = model or self.model
+        return self._sources.get(name, name) not in METHODS
+
+    def close(self) -> None:
+        """Cancel all fills and wait until they have ended."""
+        for ticket in tuple(self._line):
+            ticket.cancel()
+        self._thread.shutdown()
+
+    def _check(self, wanted: Wanted) -> None:
+        height, width = wanted.picture.shape
+        self.check_size(width, height)
+        if not 1 <= len(wanted.seeds) <= MOST_FILLS:
+            raise MaskweaveError(f"1 to {MOST_FILLS} fills at once, not {len(wanted.seeds)}")
+        if (wanted.model or self.model) not in self.models:
+            raise MaskweaveError(
+                f"unknown model {wanted.model!r:.60}: there are {', '.join(self.models)}"
+            )
+
+    def _leave(self, ticket: Ticket) -> None:
+        with self._line_changes:
+            self._line = [each for each in self._line if each is not ticket]
+            for place, each in enumerate(self._line):
+                each.place = place
+
+    def _pipeline(self, name: str) -> Pipeline:
+        """Return a model, which takes the place of the one in memory."""
+        if self._loaded is None or self._loaded[0] != name:
+            self._loaded = None  # before there are two
+            self._loaded = name, self._load(self._sources.get(name, name))
+        return self._loaded[1]
+
+    def _run(self, ticket: Ticket, wanted: Wanted) -> Filled:
+        try:
+            return self._fill(ticket, wanted)
+        finally:
+            self._leave(ticket)  # before anybody is told that it is done
+
+    def _fill(self, ticket: Ticket, wanted: Wanted) -> Filled:
+        started = time.perf_counter()
+        ticket.check()
+        name = wanted.model or self.model
+        pipeline = self._pipeline(name)
+        settings = pipeline.settings(**wanted.settings)
+        steps = settings.last_step
+        ticket.progress = Progress(steps=steps)
+        notes: list[str] = []
+
+        def on_step(step: Step) -> None:
+            ticket.check()
+            batch, number = len(step.tokens), step.number + 1
+            ticket.progress = ticket.progress._replace(batch=batch, step=number)
+
+        def on_progress(count: int, planned: int) -> None:
+            ticket.check()
+            windows = ticket.progress.windows + count
+            ticket.progress = Progress(windows, planned, steps=steps)
+
+        [(_, fills)] = pipeline.fill(
+            [Photo(wanted.picture, wanted.hole, wanted.seeds)],
+            settings,
+            keep_known=wanted.keep_known,
+            every_step=wanted.every_step,
+            on_step=on_step,
+            on_progress=on_progress,
+            on_note=lambda _, note: notes.append(note),
+        )
+        self._seconds = time.perf_counter() - started
+        return Filled(fills, name, settings, tuple(notes))
+
+
+def seeds_of(seed: int, number: int) -> list[int]:
+    """Return the seeds of the fills of one photo.
+
+    Parameters
+    ----------
+    seed : int
+        That of the Python call with ``generator=torch.Generator().manual_seed(seed)``, which gives
+        the same fills.
+    number : int
+        How many fills there are.
+    """
+    return draw_seeds(torch.Generator().manual_seed(seed), 1, number)[0]
