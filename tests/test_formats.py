@@ -3,16 +3,24 @@
 import io
 import os
 import re
+import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
 
+from maskweave.cli.main import app
+from maskweave.data.cache import cached_images, cached_photos
+from maskweave.data.folder import square
+from maskweave.data.shards import ImageShards
 from maskweave.errors import MaskweaveError
 from maskweave.formats import READ, WRITTEN, find_images, list_images
 from maskweave.images import decode_image, read_image
@@ -217,6 +225,46 @@ def test_links_are_followed_once_or_named(tmp_path: Path) -> None:
         "a.png", "d.png", "inner/b.png", "outside/c.png",
     ]  # fmt: skip
     assert found.notes == (f"links that lead to no file: {one / 'gone.png'}",)
+
+
+NOTE = "2 files were left: 1 .heic, 1 .txt"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A folder of two images, two other files and a hidden one."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, kind in (("a.png", "PNG"), ("b.jfif", "JPEG")):
+        picture("RGB").save(folder / name, kind)
+    for name in ("c.heic", "d.txt", "._a.png"):
+        (folder / name).write_bytes(b"no image")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["holes --output out --images {}", "data check {}", "evaluate {0} --truth {0} --masks {0}"],
+)
+def test_commands_tell_what_they_left(
+    command: str, mixed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mixed.parent)
+    monkeypatch.setattr("maskweave.cli.evaluate.load_meter", MagicMock(side_effect=SystemExit(0)))
+    result = CliRunner().invoke(app, command.format(mixed).split())
+    assert result.exit_code == 0
+    assert f"note: {mixed}: {NOTE}" in result.stderr
+
+
+def test_training_sets_tell_what_they_left(mixed: Path) -> None:
+    cache = mixed.parent / "cache"
+    assert cached_images(mixed, SIDE, cache).notes == (NOTE,)
+    assert cached_photos(mixed, SIDE, cache).notes == (NOTE,)
+    with tarfile.open(mixed.parent / "0.tar", "w") as shard:
+        for file in sorted(mixed.iterdir()):
+            shard.add(file, file.name)
+    shards = ImageShards(mixed.parent, partial(square, size=SIDE), "squares")
+    assert len(shards) == 2 and shards.notes == (NOTE,)
 
 
 def test_folders_without_images_are_refused_with_what_they_hold(tmp_path: Path) -> None:

@@ -203,6 +203,12 @@ def test_a_grey_profile_goes_with_grey_files_alone(tmp_path: Path) -> None:
     assert read_image(tmp_path / "y.webp").about.profile is None
 
 
+def test_a_resolution_is_not_invented(tmp_path: Path) -> None:
+    for suffix in set(SUFFIXES) - {".bmp"}:  # for which Pillow invents one
+        Image.new("RGB", (4, 4)).save(tmp_path / f"x{suffix}")
+        assert read_image(tmp_path / f"x{suffix}").about.dpi is None
+
+
 def test_deep_and_shallow_tiff_say_the_same(photo: Path) -> None:
     before = read_image(photo)
     for dtype in ("uint8", "uint16", "float32"):

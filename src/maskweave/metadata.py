@@ -93,6 +93,7 @@ def about_image(image: Image.Image) -> About:
 def about(form: str, mode: str, exif: Image.Exif, info: Mapping[Any, Any]) -> About:
     """Return what is said in EXIF and in a dict like ``Image.info``."""
     comment = info.get("comment")
+    dpi = None if form == "TIFF" else info.get("dpi")  # which Pillow invents where it is missing
     return About(
         format=form,
         mode=mode,
@@ -100,7 +101,7 @@ def about(form: str, mode: str, exif: Image.Exif, info: Mapping[Any, Any]) -> Ab
         exif=_clean_exif(exif),
         xmp=_clean_xmp(info.get("xmp")),
         profile=info.get("icc_profile") or None,
-        dpi=_resolution(info.get("dpi")) or _resolution_in(exif),
+        dpi=_resolution(dpi) or _resolution_in(exif),
         comment=comment if isinstance(comment, bytes) and form in ("JPEG", "MPO", "GIF") else None,
     )
 

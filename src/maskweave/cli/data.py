@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from maskweave.cli.options import Json, one_line
+from maskweave.cli.options import Json, note_left_out, one_line
 
 if TYPE_CHECKING:
     from maskweave.data.check import Report
@@ -46,13 +46,10 @@ def check(
     The exit code is 1 if a file cannot be read or copies lie in different splits.
     """
     from maskweave.data.check import find_splits, read_entries, summarise
-    from maskweave.formats import find_images
-    from maskweave.progress import progress, warn
+    from maskweave.progress import progress
 
     splits = find_splits(directory, against or [], exclude or [])
-    for folder in (directory, *(against or [])):
-        for note in find_images(folder).notes:
-            warn(f"{folder}: {note}")
+    note_left_out(directory, *(against or []), deep=True)
     with progress(sum(map(len, splits.values()))) as advance:
         entries, unreadable = read_entries(splits, validation_share, advance)
     with progress(len(entries)) as advance:

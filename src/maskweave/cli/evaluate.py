@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from maskweave.cli.options import Device, InvertMask, Json, choose_device, one_line
+from maskweave.cli.options import Device, InvertMask, Json, choose_device, note_left_out, one_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,7 @@ def evaluate(
 
     examples = read_examples(truth, masks, invert_mask)
     runs = read_runs(results, examples.truth)  # refuses other names before networks are loaded
+    note_left_out(results, truth, masks)
     meter = load_meter(features, resize, inception, no_fid, lpips, device)
     with progress((len(runs) + bool(meter.inception)) * len(examples)) as advance:
         scores = [score_run(run, examples, meter, advance) for run in runs]

@@ -1,6 +1,8 @@
 """Options that several commands share."""
 
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,6 +32,16 @@ Dtype = Annotated[str, typer.Option(help="Precision: float32, bfloat16 or float1
 def one_line(message: str) -> str:
     """Return a message without line breaks."""
     return " ".join(message.split())
+
+
+def note_left_out(*folders: Path | None, deep: bool = False) -> None:
+    """Say on stderr what in folders is no image; ``deep`` if those below are searched as well."""
+    from maskweave.formats import find_images, list_images
+
+    for folder in filter(None, folders):
+        with suppress(MaskweaveError):  # if its images are needed, somebody else says so
+            for note in (find_images if deep else list_images)(folder).notes:
+                print(f"note: {folder}: {note}", file=sys.stderr)
 
 
 def choose_device(device: str) -> str:
