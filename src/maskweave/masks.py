@@ -74,7 +74,7 @@ def as_mask(
 
     Parameters
     ----------
-    mask : PIL.Image.Image, numpy.ndarray, torch.Tensor or None
+    mask : Picture, PIL.Image.Image, numpy.ndarray, torch.Tensor or None
         An image, which is taken as a file is, or an array (height, width) or (1, height, width):
         bool, uint8, uint16, or float from 0 to 1. None takes the transparent pixels of the picture.
     picture : Picture
@@ -93,7 +93,7 @@ def as_mask(
             raise MaskweaveError("an image without transparency needs a mask_image")
         hole = grown(picture.transparent, grow)
         return Mask(hole, remarks(hole))
-    if isinstance(mask, Image.Image):
+    if isinstance(mask, Image.Image | Picture):
         read = _from_picture(as_picture(mask, "the mask"), "the mask", invert, threshold, grow)
     else:
         read = _judged(_levels_of_array(mask), "the mask", invert, threshold, grow)

@@ -21,17 +21,22 @@ from maskweave.classical import METHODS
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Picture
 from maskweave.maskgit import DecodeSettings, Step
+from maskweave.masks import grown
 from maskweave.pipeline import load_pipeline
 from maskweave.seeds import draw_seeds
+from maskweave.soften import softened
 
 MOST_FILLS = 8
 """Fills of a photo that may be asked for at once."""
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 25_000_000
 """Pixels of a photo, unless told otherwise."""
 
 QUEUE = 8
 """Fills that may wait for the one that runs, unless told otherwise."""
+
+SOFTEST = 256
+"""Pixels over which a fill may fade into the photo."""
 
 
 class BusyError(MaskweaveError):
@@ -40,6 +45,13 @@ class BusyError(MaskweaveError):
     def __init__(self, waiting: int, seconds: int) -> None:
         super().__init__(f"{waiting} fills are waiting already: try again in {seconds} s")
         self.seconds = seconds
+
+
+class SizeError(MaskweaveError):
+    """A photo has more pixels than it may."""
+
+    def __init__(self, width: int, height: int, allowed: int) -> None:
+        super().__init__(f"the image has {width}x{height} pixels, more than the {allowed} allowed")
 
 
 class CancelError(MaskweaveError):
@@ -65,6 +77,8 @@ class Wanted:
     """Decode settings by name; what is missing or None takes the model's default."""
     keep_known: bool = True
     """Whether every pixel outside the hole stays as it is."""
+    soften: int = 0
+    """Pixels around the hole over which the fill fades into the photo, which changes these."""
     every_step: bool = False
     """Whether the picture after each step is wanted, not only the last."""
 
@@ -187,8 +201,15 @@ class Service:
         self._loaded: tuple[str, Pipeline] | None = self.model, load(model)
         self._line: list[Ticket] = []  # the first of them runs
         self._seconds = 1.0  # that the latest fill took
-        self._line_changes, self._reading = RLock(), Lock()
+        self._line_changes = RLock()
+        self.reading = Lock()
+        """Held while pictures are read, of which no more than one is then half in memory."""
         self._thread = ThreadPoolExecutor(1, "fill")
+
+    @property
+    def running(self) -> Ticket | None:
+        """The fill that runs, if any."""
+        return next(iter(self._line), None)
 
     @property
     def waiting(self) -> int:
@@ -212,7 +233,7 @@ class Service:
             If ``read`` raises it, the model is unknown, the photo too large or the number of fills
             out of range.
         """
-        with self._reading:
+        with self.reading:
             if len(self._line) > self.queue:
                 raise BusyError(self.waiting, math.ceil(self._seconds))
             wanted = read()
@@ -226,11 +247,9 @@ class Service:
             return ticket
 
     def check_size(self, width: int, height: int) -> None:
-        """Raise MaskweaveError if a photo has more pixels than it may."""
+        """Raise SizeError if a photo has more pixels than it may."""
         if width * height > self.max_pixels:
-            raise MaskweaveError(
-                f"the image has {width}x{height} pixels, more than the {self.max_pixels} allowed"
-            )
+            raise SizeError(width, height, self.max_pixels)
 
     def decodes(self, model: str | None = None) -> bool:
         """Return whether a model has decode settings: classical methods have none."""
@@ -248,6 +267,8 @@ class Service:
         self.check_size(width, height)
         if not 1 <= len(wanted.seeds) <= MOST_FILLS:
             raise MaskweaveError(f"1 to {MOST_FILLS} fills at once, not {len(wanted.seeds)}")
+        if not 0 <= wanted.soften <= SOFTEST:
+            raise MaskweaveError(f"soften is from 0 to {SOFTEST} pixels, got {wanted.soften}")
         if (wanted.model or self.model) not in self.models:
             raise MaskweaveError(
                 f"unknown model {wanted.model!r:.60}: there are {', '.join(self.models)}"
@@ -292,8 +313,9 @@ class Service:
             windows = ticket.progress.windows + count
             ticket.progress = Progress(windows, planned, steps=steps)
 
+        picture, hole, soften = wanted.picture, wanted.hole, wanted.soften
         [(_, fills)] = pipeline.fill(
-            [Photo(wanted.picture, wanted.hole, wanted.seeds)],
+            [Photo(picture, grown(hole, soften), wanted.seeds)],
             settings,
             keep_known=wanted.keep_known,
             every_step=wanted.every_step,
@@ -301,6 +323,11 @@ class Service:
             on_progress=on_progress,
             on_note=lambda _, note: notes.append(note),
         )
+        if soften:
+            fills = [
+                [s._replace(image=softened(picture, s.image, hole, soften)) for s in steps]
+                for steps in fills
+            ]
         self._seconds = time.perf_counter() - started
         return Filled(fills, name, settings, tuple(notes))
 
