@@ -27,6 +27,9 @@ BLOCKS = 2
 FILE = "domain.safetensors"
 """Where a model's folder has its probe."""
 
+UNLIKE = "around the hole this looks unlike what the model is for"
+"""How the note begins on a photo that a model is not for."""
+
 
 class Probe(NamedTuple):
     """A linear function of ``traits`` that is above 0 for photos that a model was not made for."""

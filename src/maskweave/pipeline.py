@@ -21,7 +21,7 @@ from maskweave.checkpoint import (
     upload,
 )
 from maskweave.classical import METHODS, ClassicalPipeline
-from maskweave.domain import Probe, load_probe, traits
+from maskweave.domain import UNLIKE, Probe, load_probe, traits
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, write_json
 from maskweave.legacy import read_defaults
@@ -235,10 +235,7 @@ class InpaintPipeline(Pipeline):
         if not self.probe.foreign(traits(self.tokenizer, self.transformer, known, hole)).item():
             return None
         named = f" ({self.domain})" if self.domain else ""
-        return (
-            f"around the hole this looks unlike what the model is for{named}; "
-            "the model navier-stokes fills thin holes of any photo"
-        )
+        return f"{UNLIKE}{named}; the model navier-stokes fills thin holes of any photo"
 
 
 def load_pipeline(name: str | Path, **options: Any) -> Pipeline:
