@@ -45,7 +45,7 @@ DEEP = 32
 smooth there, and parts that thin hardly depend on what lies beyond the margin."""
 
 
-def telea(pixels: Pixels, hole: Hole) -> Pixels:
+def telea(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
     """Fill by fast marching (Telea 2004), with OpenCV.
 
     Parameters
@@ -54,31 +54,33 @@ def telea(pixels: Pixels, hole: Hole) -> Pixels:
         A photo of any size, uint8, (height, width, 3). Nothing is read under the hole.
     hole : numpy.ndarray
         True in the hole, (height, width). A photo that is all hole becomes grey.
+    side : int
+        Longest side, in pixels, of a photo that is filled in one go, as the method was published.
 
     Returns
     -------
     numpy.ndarray
         The filled photo, of which known pixels are as they were.
     """
-    return _by_windows(partial(_opencv, cv2.INPAINT_TELEA), pixels, hole)
+    return _by_windows(partial(_opencv, cv2.INPAINT_TELEA), pixels, hole, side)
 
 
-def navier_stokes(pixels: Pixels, hole: Hole) -> Pixels:
+def navier_stokes(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
     """Fill by fluid dynamics (Bertalmio et al. 2001), with OpenCV, as ``telea`` does."""
-    return _by_windows(partial(_opencv, cv2.INPAINT_NS), pixels, hole)
+    return _by_windows(partial(_opencv, cv2.INPAINT_NS), pixels, hole, side)
 
 
-def biharmonic(pixels: Pixels, hole: Hole) -> Pixels:
+def biharmonic(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
     """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image, as ``telea``."""
-    return _by_windows(_biharmonic, pixels, hole)
+    return _by_windows(_biharmonic, pixels, hole, side)
 
 
-def fsr(pixels: Pixels, hole: Hole) -> Pixels:
+def fsr(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
     """Fill by frequency selective reconstruction, OpenCV contrib's fast profile, as ``telea`` does.
 
     Seiler et al. 2015 and Genser et al. 2018. It goes on with textures, and is the slowest.
     """
-    return _by_windows(_fsr, pixels, hole)
+    return _by_windows(_fsr, pixels, hole, side)
 
 
 METHODS: dict[str, Method] = {
@@ -129,14 +131,14 @@ class ClassicalPipeline(Pipeline):
             yield place, [[StepPicture(filled, np.zeros_like(hole))]]
 
 
-def _by_windows(method: Method, pixels: Pixels, hole: Hole) -> Pixels:
+def _by_windows(method: Method, pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
     """Fill a photo in windows that see what earlier ones filled, deep parts at half the size.
 
-    A photo that is no larger than a window gets exactly what the method makes of it.
+    A photo whose longest side is at most ``side`` gets exactly what the method makes of it.
     """
     if not hole.any() or hole.all():
         return covered(pixels, hole)
-    if max(hole.shape) <= SIDE:
+    if max(hole.shape) <= side:
         return method(pixels, hole)
     left, top, width, height = cv2.boundingRect(hole.astype(np.uint8))
     box = (
