@@ -18,6 +18,7 @@ from maskweave.cli.inpaint import inpaint
 from maskweave.cli.models import models
 from maskweave.cli.options import one_line
 from maskweave.cli.train import train_app
+from maskweave.cli.web import web
 from maskweave.errors import MaskweaveError
 
 # What Typer finds wrong with options; it has no public name for it.
@@ -46,6 +47,7 @@ app.command()(inpaint)
 app.command()(demo)
 app.command()(holes)
 app.command()(models)
+app.command()(web)
 app.command()(evaluate)
 app.command()(benchmark)
 app.add_typer(train_app, name="train")

@@ -68,6 +68,13 @@ class Img2ImgRequest(BaseModel):
     )
     send_images: bool = True
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the answer; None takes the photo's."""
+        if self.inpaint_full_res or self.width is None or self.height is None:
+            return None
+        return self.width, self.height
+
 
 class Img2ImgAnswer(BaseModel):
     """Fills."""
@@ -160,7 +167,8 @@ def automatic1111_routes(service: Service) -> APIRouter:
 
 
 def _wanted(asked: Img2ImgRequest, service: Service, seeds: list[int], notes: list[str]) -> Wanted:
-    service.check_size(asked.width or 0, asked.height or 0)
+    if (size := asked.size) is not None:
+        service.check_size(*size)
     photo = received(from_base64(asked.init_images[0], "init_images[0]"), "the image", service)
     mask = None
     if asked.mask:
@@ -185,10 +193,8 @@ def _answer(
     asked: Img2ImgRequest, result: Filled, seeds: list[int], notes: list[str]
 ) -> Img2ImgAnswer:
     pictures = [steps[-1].image for steps in result.fills]
-    if not asked.inpaint_full_res and asked.width and asked.height:
-        pictures = [
-            resized(each, asked.height, asked.width, asked.resize_mode) for each in pictures
-        ]
+    if (size := asked.size) is not None:
+        pictures = [resized(each, *size[::-1], asked.resize_mode) for each in pictures]
     height, width = pictures[0].shape
     if asked.prompt or asked.negative_prompt:
         notes.append(PROMPT)

@@ -1,0 +1,116 @@
+"""``maskweave web``: where it listens, what it says, and what keeps it from it."""
+
+import importlib.abc
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from maskweave.cli.main import app
+
+pytest.importorskip("fastapi", reason="the extra web is not installed")
+import httpx
+
+from maskweave.cli import web
+
+
+def refused(*arguments: str) -> str:
+    """Return the one line by which a command is refused."""
+    result: Result = CliRunner().invoke(app, ["web", "--no-browser", *arguments])
+    assert result.exit_code == 2
+    assert result.stdout == "" and result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_a_wrong_port() -> None:
+    assert "port" in refused("--port", "65536")
+    assert "port" in refused("--port", "http")
+
+
+def test_a_busy_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        line = refused("--port", str(port))
+    assert line == f"error: cannot listen at 127.0.0.1, port {port}: Address already in use\n"
+
+
+def test_an_address_that_is_none() -> None:
+    assert "cannot listen at 300.0.0.1, port 7860" in refused("--host", "300.0.0.1")
+
+
+def test_a_model_that_is_none(tmp_path: Path) -> None:
+    assert "unknown model" in refused("--port", "0", "--model", str(tmp_path / "none"))
+
+
+def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Missing(importlib.abc.MetaPathFinder):
+        def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:
+            if name == "uvicorn":
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    for name in [each for each in sys.modules if each.split(".")[0] == "uvicorn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
+    assert refused() == (
+        "error: no module uvicorn: pip install 'maskweave[web]' installs what this needs\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("192.168.0.7", False),
+        ("example.org", False),
+    ],
+)
+def test_which_addresses_are_those_of_this_machine_alone(host: str, local: bool) -> None:
+    assert web.is_local(host) is local
+
+
+def start(model: Path, *options: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "maskweave", "web", "--port", "0", "--no-browser"]
+    return subprocess.Popen(
+        [*command, "--model", str(model), *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
+    )
+
+
+@pytest.mark.slow
+def test_it_says_where_it_is_and_ends_when_it_is_told(tiny_model: Path) -> None:
+    with start(tiny_model, "--max-pixels", "123", "--queue", "0") as process:
+        assert process.stdout and process.stderr
+        line = process.stdout.readline()
+        [address] = re.findall(r"http://127\.0\.0\.1:\d+", line)
+        health = httpx.get(f"{address}/health").json()
+        assert (health["max_pixels"], health["queue"]) == (123, 0)
+        assert health["models"][0] == tiny_model.name
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.slow
+def test_it_warns_when_others_may_come(tiny_model: Path) -> None:
+    with start(tiny_model, "--host", "0.0.0.0") as process:
+        assert process.stdout and process.stderr
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        assert err.startswith("warning: 0.0.0.0 is not only this machine") and "\n" in err
