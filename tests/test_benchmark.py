@@ -206,7 +206,7 @@ def test_fills_are_those_of_inpaint(
         output = tmp_path / str(seed)
         result = command("inpaint", folder / "truth", "--output", output, "--seed", seed, *common)
         assert result.exit_code == 0, result.output
-        fills = whole.directory / "fills" / f"{slug(model.defaults)}-seed{seed}"
+        [fills] = whole.directory.glob(f"fills/*-{slug(model.defaults)}-seed{seed}")
         found.append({file.name: read_image(file).pixels.tobytes() for file in fills.iterdir()})
         assert found[-1] == {
             file.name: read_image(file).pixels.tobytes() for file in output.iterdir()
@@ -301,31 +301,49 @@ def test_a_complete_benchmark_decodes_nothing_and_asks_inception_nothing_again(
     assert figures_of(again) == figures_of(whole.results)
 
 
-def test_a_folder_of_another_model_or_of_other_images_is_refused_and_left_alone(
+def test_a_folder_of_other_images_is_refused_and_left_alone(
     whole: Whole, model: InpaintPipeline, meter: Meter, tmp_path: Path
 ) -> None:
     examples = read(write_examples(tmp_path / "same"))
     Benchmark(model, examples, meter, whole.directory)  # other files with the same content
-    half = model_of(0).to("cpu", torch.bfloat16)
     before = contents(whole.directory)
-    for other, images in [
-        (model_of(1), examples),
-        (model_of(0, heads=4), examples),  # with the same weights
-        (half, examples),
-        (model, examples.subset(4)),
-        (model, replace(examples, invert_mask=True)),
-    ]:
-        with pytest.raises(MaskweaveError, match="holds a benchmark of another model"):
-            Benchmark(other, images, meter, whole.directory)
+    for images in (examples.subset(4), replace(examples, invert_mask=True)):
+        with pytest.raises(MaskweaveError, match="another version or set of images"):
+            Benchmark(model, images, meter, whole.directory)
     for changed in (examples.truth["picture3"], examples.masks["picture4"]):
         pixels = np.array(Image.open(changed))
         pixels[4, 4] ^= 255
         Image.fromarray(pixels).save(changed)
-        with pytest.raises(MaskweaveError, match="holds a benchmark of another model"):
+        with pytest.raises(MaskweaveError, match="another version or set of images"):
             Benchmark(model, examples, meter, whole.directory)
         pixels[4, 4] ^= 255
         Image.fromarray(pixels).save(changed)
     assert contents(whole.directory) == before
+
+
+def test_another_model_in_the_folder_fills_by_itself_and_leaves_the_rest(
+    whole: Whole,
+    examples: Examples,
+    meter: Meter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(whole.directory, tmp_path / "out")
+    before = contents(tmp_path / "out" / "fills")
+    half = model_of(0).to("cpu", torch.bfloat16)
+    shared = {f"{name.replace(' ', '-').lower()}/{stem}.png" for name in BASELINES
+              for stem in examples.stems}  # fmt: skip
+    for other in (model_of(1), model_of(0, heads=4), half):  # the second has the same weights
+        decoded = count_calls(monkeypatch, InpaintPipeline, "__call__")
+        found = run(Benchmark(other, examples, meter, tmp_path / "out"), "other", 1, GRID)
+        alone = run(Benchmark(other, examples, meter, tmp_path / "alone"), "other", 1, GRID)
+        assert decoded[0] > 0
+        assert figures_of(found) == figures_of(alone) != figures_of(whole.results)
+        ours = contents(tmp_path / "alone" / "fills")
+        assert contents(tmp_path / "out" / "fills") == before | ours
+        before |= ours
+        assert {name for name in ours if name in shared} == shared
+        shutil.rmtree(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("broken", ["truth", "masks", "real"])

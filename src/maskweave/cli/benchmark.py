@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from maskweave.cli.evaluate import (
     Features,
     InceptionFile,
     Lpips,
-    Masks,
     NoFid,
     Resize,
     Truth,
@@ -19,14 +18,18 @@ from maskweave.cli.evaluate import (
     note_weights,
     print_table,
 )
-from maskweave.cli.options import Device, Dtype, InvertMask, Json, Model, load_pipeline
+from maskweave.cli.options import Device, Dtype, InvertMask, Json, Model, load_model, note_left_out
 from maskweave.errors import MaskweaveError
 
 if TYPE_CHECKING:
+    from maskweave.cli.holes import Wanted
     from maskweave.maskgit import DecodeSettings
     from maskweave.report.results import Results
     from maskweave.report.sections import Losses
     from maskweave.report.sweep import Grid
+
+SHOWN = ("fid", "kid", "lpips", "psnr_hole", "ssim_hole", "lattice")
+"""Figures that are printed; the report has all."""
 
 Schedules = Annotated[
     list[str] | None, typer.Option(help="Repeatable; else cosine, linear and square.")
@@ -39,8 +42,12 @@ Floats = Annotated[list[float] | None, typer.Option(help="Repeatable; else the m
 
 def benchmark(
     truth: Truth,
-    masks: Masks,
     output: Annotated[Path, typer.Option(help="Folder for fills, figures and the report.")],
+    masks: Annotated[Path | None, typer.Option(help="Folder of the masks.")] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Draw such holes, as `maskweave holes` does, instead; repeatable."),
+    ] = None,
     model: Model = "cats64",
     invert_mask: InvertMask = False,
     schedule: Schedules = None,
@@ -68,7 +75,9 @@ def benchmark(
     """Fill the holes of true images, measure the fills beside baselines, and write a report.
 
     The table has the model with its default settings, with expected codes instead of sampled
-    tokens, and with the best settings of the sweep. The same command goes on where it was stopped.
+    tokens, and with the best settings of the sweep. The same command goes on where it was stopped,
+    and for another model it fills by that model alone. Each --kind has a table and a folder of its
+    own, without a sweep.
     """
     from maskweave.evaluation.benchmark import Benchmark
     from maskweave.evaluation.examples import read_examples
@@ -78,25 +87,65 @@ def benchmark(
 
     if no_fid and real:
         raise MaskweaveError("--real serves FID and KID alone, which --no-fid leaves out")
-    examples = read_examples(truth, masks, invert_mask)
+    if kind and (invert_mask or schedule or steps or temperature or token_temperature):
+        raise MaskweaveError("--kind draws its own masks and sweeps over no settings")
+    places, wanted = _places(truth, masks, kind or [], output, invert_mask)
+    note_left_out(truth, masks, real)
     training = _losses(logs or [])
-    pipeline = load_pipeline(model, device, dtype)
+    pipeline = load_model(model, device, dtype)
     pipeline.set_progress_bar_config(disable=True)  # the benchmark has bars of its own
     grid = _grid(pipeline.defaults, schedule, steps, temperature, token_temperature, sweep_images)
     meter = load_meter(features, resize, inception, no_fid, lpips, device)
     name = Path(model).resolve().name
-    benchmark = Benchmark(pipeline, examples, meter, output)
+    found: dict[str, Any] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of large holes, which are meant here
-        results = run(benchmark, name, seeds, None if no_sweep else grid, real)
-        write_json(output / "results.json", results.as_json())
-        write_benchmark_report(benchmark, results, name, training)
+        for drawn, folder in places.items():
+            if drawn:
+                _draw(wanted, drawn, folder / "masks")
+            examples = read_examples(truth, masks or folder / "masks", invert_mask)
+            benchmark = Benchmark(pipeline, examples, meter, folder)
+            results = run(benchmark, name, seeds, None if no_sweep or drawn else grid, real)
+            found[drawn] = results.as_json()
+            write_json(folder / "results.json", found[drawn])
+            write_benchmark_report(benchmark, results, name, training)
+            if not json_:
+                _print(results, drawn)
+                typer.echo(folder / "report" / "index.html")
+    if kind:
+        write_json(output / "results.json", found)
     if json_:
-        typer.echo(json.dumps(results.as_json(), indent=2))
-    else:
-        _print(results)
-        typer.echo(output / "report" / "index.html")
+        typer.echo(json.dumps(found if kind else found[""], indent=2))
     note_weights(meter)
+
+
+def _places(
+    truth: Path, masks: Path | None, kinds: list[str], output: Path, invert_mask: bool
+) -> "tuple[dict[str, Path], list[Wanted]]":
+    """Return the folder of each kind of holes, of given masks that of "", and what is to be drawn.
+
+    What is wrong with the files is found here, before a model is loaded.
+    """
+    from maskweave.cli.holes import sizes_of
+    from maskweave.evaluation.examples import read_examples, true_images
+    from maskweave.holes import check_kinds
+
+    if bool(kinds) == bool(masks):
+        raise MaskweaveError("a benchmark needs either --masks or --kind, the holes to draw")
+    if masks:
+        read_examples(truth, masks, invert_mask)
+        return {"": output}, []
+    check_kinds(kinds)
+    true_images(truth)
+    return {kind: output / kind for kind in kinds}, sizes_of(truth)
+
+
+def _draw(wanted: "list[Wanted]", kind: str, output: Path) -> None:
+    """Draw the masks that ``maskweave holes --seed 0`` draws, unless they are all there."""
+    from maskweave.cli.holes import draw
+
+    if not all((output / f"{each.stem}.png").exists() for each in wanted):
+        draw(wanted, kind, 0, output)
 
 
 def _losses(logs: list[Path]) -> "Losses":
@@ -131,10 +180,15 @@ def _grid(
     return grid
 
 
-def _print(results: "Results") -> None:
-    from maskweave.report.tables import methods_table
+def _print(results: "Results", kind: str) -> None:
+    """Print the table of given masks, or of a kind of holes."""
+    from maskweave.report.tables import compared_table
 
+    if kind:
+        typer.echo(f"{kind}:")
     rows = [(row.name, row.evaluation) for row in results.rows]
-    print_table(methods_table(rows, ("fid", "kid", "lpips", "psnr_hole", "ssim_hole")))
+    ours, classical = ([row.name for row in each] for each in (results.ours, results.classical))
+    print_table(compared_table(rows, ours, classical, SHOWN))
+    typer.echo("in brackets: beside the best classical method, as a share (x) or a difference")
     for text in results.default.evaluation.notes:
         typer.echo(f"note: {text}")

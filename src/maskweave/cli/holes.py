@@ -1,18 +1,30 @@
 """``maskweave holes``: draw mask images."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
-from maskweave.cli.options import Overwrite, Seed
+from maskweave.cli.options import Overwrite, Seed, note_left_out
 from maskweave.errors import MaskweaveError
 
 KINDS = "random-walk, thin, medium, thick, box, half, scratch, text or blob"
 
 SCRATCHES = (2, 4)
 """Least and largest width of a scratch, in pixels."""
+
+
+class Wanted(NamedTuple):
+    """A mask that is to be drawn."""
+
+    stem: str
+    """Its name without suffix."""
+    width: int
+    """Its width in pixels."""
+    height: int
+    """Its height in pixels."""
 
 
 def holes(
@@ -31,24 +43,37 @@ def holes(
     overwrite: Overwrite = False,
 ) -> None:
     """Draw holes as inpainting papers do, each from the seed and its number."""
-    import numpy as np
-
-    from maskweave.formats import list_images
-    from maskweave.holes import check_kinds, draw_hole
+    from maskweave.holes import check_kinds
     from maskweave.images import refuse_existing
-    from maskweave.writing import write_image
 
     check_kinds([kind])
     if images:
-        wanted = [(file.stem, *_size_of(file)) for file in list_images(images).files]
+        wanted = sizes_of(images)
+        note_left_out(images)
     else:
-        wanted = [(f"{kind}_{index:04d}", *_size(size)) for index in range(number)]
-    files = [output / f"{stem}.png" for stem, *_ in wanted]
-    refuse_existing(files, overwrite)
-    for index, (file, (_, width, height)) in enumerate(zip(files, wanted, strict=True)):
+        wanted = [Wanted(f"{kind}_{index:04d}", *_size(size)) for index in range(number)]
+    refuse_existing([output / f"{each.stem}.png" for each in wanted], overwrite)
+    draw(wanted, kind, seed, output)
+    typer.echo(f"{len(wanted)} masks in {output}")
+
+
+def sizes_of(images: Path) -> list[Wanted]:
+    """Return what masks to draw for the images of a folder."""
+    from maskweave.formats import list_images
+
+    return [Wanted(file.stem, *_size_of(file)) for file in list_images(images).files]
+
+
+def draw(wanted: Sequence[Wanted], kind: str, seed: int, output: Path) -> None:
+    """Draw masks, each from the seed and its place among them, and write them to a folder."""
+    import numpy as np
+
+    from maskweave.holes import draw_hole
+    from maskweave.writing import write_image
+
+    for index, (stem, width, height) in enumerate(wanted):
         hole = draw_hole(kind, height, width, np.random.default_rng((seed, index)), SCRATCHES)
-        write_image(hole * np.uint8(255), file)
-    typer.echo(f"{len(files)} masks in {output}")
+        write_image(hole * np.uint8(255), output / f"{stem}.png")
 
 
 def _size(text: str) -> tuple[int, int]:

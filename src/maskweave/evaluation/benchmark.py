@@ -7,6 +7,7 @@ goes on where it was: pictures in ``fills/``, features in ``cache/``.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -46,8 +47,10 @@ from maskweave.writing import write_image
 
 BIHARMONIC = "scikit-image biharmonic"
 
+FLOOR = "grey"
+
 BASELINES: dict[str, Fill] = {
-    "grey": grey,
+    FLOOR: grey,
     "OpenCV Telea": telea,
     "OpenCV Navier-Stokes": navier_stokes,
     "OpenCV FSR fast": frequency_selective,
@@ -62,7 +65,7 @@ class Method(NamedTuple):
     fills: dict[str, Fill]
     """Functions that fill, by the folder that their pictures go to: one for each seed."""
     repaints: bool = False
-    """It paints known pixels too: what it paints there is measured in a line of its own."""
+    """It paints whole images: what it makes of known pixels is measured in a line of its own."""
 
 
 class Row(NamedTuple):
@@ -88,12 +91,13 @@ class Benchmark:
     meter : Meter
         The networks behind the figures.
     directory : Path
-        Folder for all that is written. A benchmark of the same model on the same examples goes on.
+        Folder for all that is written. A benchmark on the same examples goes on; one of another
+        model there uses the fills that need no model again.
 
     Raises
     ------
     MaskweaveError
-        If the folder holds a benchmark of another model or of other examples.
+        If the folder holds a benchmark on other examples or by another version.
     """
 
     def __init__(
@@ -101,18 +105,22 @@ class Benchmark:
     ) -> None:
         self.pipeline, self.examples, self.meter = pipeline, examples, meter
         self.directory, self.cache = directory, directory / "cache"
-        self.identity = {
-            "model": identity(pipeline.tokenizer, pipeline.transformer),
-            "dtype": str(pipeline.dtype),
-            "examples": _examples_hash(examples),
-            "maskweave": version("maskweave"),
-        }
+        self.model_hash = identity(pipeline.tokenizer, pipeline.transformer)
+        parts = (self.model_hash, str(pipeline.dtype), pipeline.framing)
+        self.model_key = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
+        self.identity = {"examples": _examples_hash(examples), "maskweave": version("maskweave")}
         self.file = directory / "benchmark.json"
-        if self.file.exists() and read_json(self.file) != self.identity:
+        found = read_json(self.file) if self.file.exists() else self.identity
+        if any(found.get(name) != value for name, value in self.identity.items()):
             raise MaskweaveError(
-                f"{directory} holds a benchmark of another model, dtype, version or set of images; "
-                "name a new one"
+                f"{directory} holds a benchmark of another version or set of images; name a new one"
             )
+
+    @cached_property
+    def of_model_size(self) -> bool:
+        """Whether all images are of the model's size, so that it paints them as a whole."""
+        sizes = {image.shape[:2] for batch in self.examples.batches() for image in batch.images}
+        return sizes == {self.pipeline.tokenizer.image_size}
 
     def begin(self, real: Path | None = None) -> list[Row]:
         """Read every image once; only then is anything written.
@@ -145,11 +153,9 @@ class Benchmark:
         methods = [
             Method(name, {name.replace(" ", "-").lower(): fill}) for name, fill in BASELINES.items()
         ]
-        tokenizer = self.pipeline.tokenizer
-        sizes = {image.shape[:2] for batch in self.examples.batches() for image in batch.images}
-        if sizes == {tokenizer.image_size}:
-            fill = reconstruction(tokenizer)
-            methods.append(Method("tokenizer, true tokens", {"tokenizer": fill}, repaints=True))
+        if self.of_model_size:
+            fills = {f"{self.model_key}-tokenizer": reconstruction(self.pipeline.tokenizer)}
+            methods.append(Method("tokenizer, true tokens", fills, repaints=True))
         return methods
 
     def model(self, name: str, settings: DecodeSettings, seeds: int) -> Method:
@@ -157,10 +163,12 @@ class Benchmark:
         return Method(
             f"{name} ({slug(settings)})",
             {
-                f"{slug(settings)}-seed{seed}": by_model(self.pipeline, settings, seed)
+                f"{self.model_key}-{slug(settings)}-seed{seed}": by_model(
+                    self.pipeline, settings, seed
+                )
                 for seed in range(1 if settings.paint == "expected" else seeds)
             },
-            repaints=True,
+            self.of_model_size,
         )
 
     def measure(self, methods: Sequence[Method]) -> list[Row]:

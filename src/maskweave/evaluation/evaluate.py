@@ -23,6 +23,8 @@ from maskweave.evaluation.inception import (
     kid_subset,
     real_features,
 )
+from maskweave.evaluation.lattice import SOURCE as LATTICE
+from maskweave.evaluation.lattice import Peaks, peaks_of, strongest
 from maskweave.evaluation.metrics import (
     GREATEST,
     SOURCES,
@@ -47,6 +49,8 @@ class Scores(NamedTuple):
     """Inception features of the results; None without Inception."""
     hole_shares: Float[np.ndarray, "images"]
     """Share of each image that is hole."""
+    peaks: Peaks
+    """Peaks of a lattice in the holes."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +165,9 @@ class Meter:
         figures |= {name: np.array([row[name] for row in rows]) for name in SOURCES}
         shares = np.array([hole.mean() for hole in batch.holes])
         features = features_of(results, self.inception, cache) if self.inception else None
-        return Scores(figures, features, shares)
+        found = [peaks_of(*one) for one in zip(results, batch.images, batch.holes, strict=True)]
+        peaks = Peaks(*map(np.array, zip(*found, strict=True)))
+        return Scores(figures, features, shares, peaks)
 
     def notes(self, n: int) -> tuple[str, ...]:
         """Return what has to be known of figures of so many images."""
@@ -218,6 +224,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
         figures,
         np.concatenate(features) if features else None,
         np.concatenate([part.hole_shares for part in parts]),
+        Peaks(*map(np.concatenate, zip(*(part.peaks for part in parts), strict=True))),
     )
 
 
@@ -247,7 +254,8 @@ def summarise(
 
     FID and KID are means over the runs, with a 95 % interval over them. The others are means over
     the images, each of which counts with its own mean over the runs, with a 95 % interval over the
-    images; but of the greatest changes the greatest is taken.
+    images; but of the greatest changes the greatest is taken, and the lattice is that of all
+    images together.
 
     Parameters
     ----------
@@ -278,6 +286,7 @@ def summarise(
     }
     for name, values in by_image.items():
         figures[name] = _over_images(name, values, meter.sources[name])
+    figures |= _lattice([run.peaks for run in runs])
     buckets = _buckets(by_image, runs[0].hole_shares)
     return Evaluation(n, len(runs), figures, buckets, meter.notes(n))
 
@@ -317,6 +326,14 @@ def _over_images(name: str, values: Float[np.ndarray, "images"], source: str) ->
     if name == GREATEST and figure.n:
         return replace(figure, value=float(np.nanmax(values)), spread=None, spread_of="")
     return figure
+
+
+def _lattice(runs: Sequence[Peaks]) -> dict[str, Measurement]:
+    """Return the strongest peak of a lattice; nothing where no hole has room for a strip."""
+    ratios = np.mean([run.ratios for run in runs], axis=0)
+    value, spread, n = strongest(Peaks(ratios, runs[0].strips))
+    over = "95 % over images, bootstrap" if spread is not None else ""
+    return {"lattice": Measurement(value, spread, over, n, LATTICE)} if n else {}
 
 
 def _buckets(

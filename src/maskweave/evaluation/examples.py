@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -68,20 +69,23 @@ class Examples:
 
     def batches(self) -> Iterator[Batch]:
         """Read some examples at a time, as memory allows, in the order of their stems."""
-        held = Batch([], [], [])
+        held: list[Batch] = []
         for stem in self.stems:
-            for part, more in zip(held, self.read([stem]), strict=True):
-                part += more
-            if len(held.stems) == BATCH or sum(hole.size for hole in held.holes) > HELD:
-                yield held
-                held = Batch([], [], [])
-        if held.stems:
-            yield held
+            held.append(self.read([stem]))
+            if len(held) == BATCH or sum(one.holes[0].size for one in held) > HELD:
+                yield _together(held)
+                held = []
+        if held:
+            yield _together(held)
 
     def subset(self, number: int) -> "Examples":
         """Return so many examples, spread evenly over all."""
         chosen = spread(self.stems, number)
         return Examples({name: self.truth[name] for name in chosen}, self.masks, self.invert_mask)
+
+
+def _together(batches: Sequence[Batch]) -> Batch:
+    return Batch(*(list(chain(*parts)) for parts in zip(*batches, strict=True)))  # type: ignore[arg-type]
 
 
 def spread(items: Sequence[Item], number: int) -> list[Item]:
@@ -98,11 +102,24 @@ def read_examples(truth: str | Path, masks: str | Path, invert_mask: bool = Fals
     MaskweaveError
         If a folder cannot be read or has fewer than two images, or the stems differ.
     """
-    images = by_stem(Path(truth))
-    holes = paired(Path(masks), images)
+    images = true_images(Path(truth))
+    return Examples(images, paired(Path(masks), images), invert_mask)
+
+
+def true_images(directory: Path) -> dict[str, Path]:
+    """Return the images of a folder by their names without suffix.
+
+    Raises
+    ------
+    MaskweaveError
+        If it cannot be read or has fewer than two.
+    """
+    images = by_stem(directory)
     if len(images) < 2:
-        raise MaskweaveError(f"{truth}: figures of a set need at least 2 images, got {len(images)}")
-    return Examples(images, holes, invert_mask)
+        raise MaskweaveError(
+            f"{directory}: figures of a set need at least 2 images, got {len(images)}"
+        )
+    return images
 
 
 def by_stem(directory: Path) -> dict[str, Path]:

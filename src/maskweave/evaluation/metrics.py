@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from skimage.metrics import structural_similarity
 from torch import nn
 
 from maskweave.data.augment import to_unit_range
@@ -22,10 +22,16 @@ BAND = 4
 """Half-width of the band along the border of the hole, in pixels."""
 
 PIXELS = 1 << 20
-"""Pixels that LPIPS's network looks at together, in images of one size: features take memory."""
+"""Pixels that are looked at together, as memory allows; LPIPS of a larger image is of its tiles."""
+
+TILE = 1024
+"""Longest side of such a tile, in pixels."""
 
 SMALLEST_SIDE = 32
 """Below it, in pixels, the networks and SSIM's window have nothing to look at."""
+
+REACH = 3
+"""Pixels that SSIM's window of 7x7 looks at on each side."""
 
 SCIKIT_IMAGE = f"scikit-image {version('scikit-image')}"
 
@@ -33,8 +39,8 @@ GREATEST = "known_change_max"
 """The one figure of which not the mean but the greatest matters."""
 
 SOURCES = {
-    "psnr_hole": f"{SCIKIT_IMAGE}, dB, over the pixels of the hole",
-    "psnr": f"{SCIKIT_IMAGE}, dB, over the image",
+    "psnr_hole": f"OpenCV {cv2.__version__}, dB, over the pixels of the hole",
+    "psnr": f"OpenCV {cv2.__version__}, dB, over the image",
     "ssim_hole": f"{SCIKIT_IMAGE}, 7x7 window, mean of the map in the hole",
     "ssim": f"{SCIKIT_IMAGE}, 7x7 window, mean of the map",
     "boundary_error": f"mean |difference| of 255 levels within {BAND} pixels of the hole's border",
@@ -61,13 +67,13 @@ def check_example(name: str, result: Pixels, truth: Pixels, hole: Hole) -> None:
 
 def pixel_figures(result: Pixels, truth: Pixels, hole: Hole) -> dict[str, float]:
     """Return the figures that ``SOURCES`` explains; NaN where no pixel is left to measure."""
-    difference = np.abs(result.astype(np.int16) - truth).astype(np.float64)
-    similarity: np.ndarray = structural_similarity(result, truth, channel_axis=2, full=True)[1]
+    difference = np.abs(result.astype(np.int16) - truth)
+    ssim_hole, ssim = _similarities(result, truth, hole)
     return {
         "psnr_hole": psnr(result[hole], truth[hole]),
         "psnr": psnr(result, truth),
-        "ssim_hole": float(similarity[hole].mean()),
-        "ssim": float(similarity.mean()),
+        "ssim_hole": ssim_hole,
+        "ssim": ssim,
         "boundary_error": _mean(difference[boundary(hole)]),
         "known_change_mean": _mean(difference[~hole]),
         GREATEST: float(difference[~hole].max()) if not hole.all() else float("nan"),
@@ -78,7 +84,7 @@ def psnr(result: np.ndarray, truth: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio of 8-bit values, in dB, at most ``EXACT``."""
     if np.array_equal(result, truth):
         return EXACT
-    return min(EXACT, float(peak_signal_noise_ratio(truth, result, data_range=255)))
+    return min(EXACT, cv2.PSNR(result, truth, 255.0))
 
 
 def boundary(hole: Hole) -> Hole:
@@ -94,12 +100,18 @@ def lpips_distances(
     truth: Sequence[Pixels],
     network: nn.Module,
 ) -> Float[np.ndarray, "images"]:
-    """Return LPIPS of each pair of whole images of any sizes; 0 for equal ones."""
+    """Return LPIPS of each pair of whole images of any sizes; 0 for equal ones.
+
+    That of an image of more than ``PIXELS`` is the mean over its tiles, weighed by their pixels.
+    """
     device = next(network.parameters()).device
     distances: list[np.ndarray] = []
     pairs = zip(results, truth, strict=True)
     for shape, group in groupby(pairs, key=lambda pair: pair[0].shape):
-        alike, at_once = list(group), max(1, PIXELS // (shape[0] * shape[1]))
+        alike, at_once = list(group), PIXELS // (shape[0] * shape[1])
+        if at_once == 0:
+            distances.append(np.array([_distance_by_tiles(*pair, network) for pair in alike]))
+            continue
         for start in range(0, len(alike), at_once):
             one, other = (
                 to_unit_range(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device))
@@ -107,6 +119,38 @@ def lpips_distances(
             )
             distances.append(network(one, other).flatten().cpu().numpy())
     return np.concatenate(distances)
+
+
+def _distance_by_tiles(result: Pixels, truth: Pixels, network: nn.Module) -> float:
+    total = 0.0
+    for rows in _split(truth.shape[0], TILE):
+        for columns in _split(truth.shape[1], TILE):
+            one, other = result[rows, columns], truth[rows, columns]
+            if not np.array_equal(one, other):
+                [distance] = lpips_distances([one], [other], network)
+                total += float(distance) * one.shape[0] * one.shape[1]
+    return total / (truth.shape[0] * truth.shape[1])
+
+
+def _similarities(result: Pixels, truth: Pixels, hole: Hole) -> tuple[float, float]:
+    """Return the mean of SSIM's map in the hole and overall, made in strips of rows."""
+    height, width = hole.shape
+    sums = np.zeros(2)
+    for rows in _split(height, max(SMALLEST_SIDE, PIXELS // 4 // width)):
+        seen = slice(max(rows.start - REACH, 0), rows.stop + REACH)
+        similarity: np.ndarray = structural_similarity(
+            result[seen], truth[seen], channel_axis=2, full=True
+        )[1]
+        own = similarity[rows.start - seen.start :][: rows.stop - rows.start]
+        sums += own[hole[rows]].sum(), own.sum()
+    in_hole, overall = sums / (3 * np.array([hole.sum(), hole.size]))
+    return float(in_hole), float(overall)
+
+
+def _split(length: int, longest: int) -> list[slice]:
+    """Return parts of about the same length, none longer than the longest."""
+    edges = np.linspace(0, length, -(-length // longest) + 1).astype(int).tolist()
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def _mean(values: np.ndarray) -> float:

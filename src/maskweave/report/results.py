@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maskweave.evaluation.benchmark import Benchmark, Row
+from maskweave.evaluation.benchmark import BASELINES, FLOOR, Benchmark, Row
 from maskweave.progress import progress
 from maskweave.report.sweep import Grid, Trajectory, best_of, trajectory
 
@@ -20,6 +20,16 @@ class Results(NamedTuple):
     """The one of them that is the model with its default settings."""
     trajectories: list[Trajectory]
     """The sweep, on some of the examples; empty without one."""
+
+    @property
+    def classical(self) -> list[Row]:
+        """The lines of methods that need no model, but for the floor."""
+        return [row for row in self.rows if row.name in BASELINES and row.name != FLOOR]
+
+    @property
+    def ours(self) -> list[Row]:
+        """The lines of the model."""
+        return [row for row in self.rows if row.folders and row.name not in BASELINES]
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain types."""
@@ -91,10 +101,9 @@ def _swept(benchmark: Benchmark, seeds: int, grid: Grid) -> list[Trajectory]:
         known = dict(zip(examples.stems, benchmark.truth, strict=True))
         truth = np.stack([known[stem] for stem in some.stems])
     swept = grid.settings(pipeline.defaults)
+    cache = benchmark.cache / benchmark.model_key
     with progress(sum(len(some) * seeds * each.steps for each in swept)) as advance:
         return [
-            trajectory(
-                pipeline, each, seeds, some, truth, benchmark.meter, benchmark.cache, advance
-            )
+            trajectory(pipeline, each, seeds, some, truth, benchmark.meter, cache, advance)
             for each in swept
         ]

@@ -80,8 +80,8 @@ def _table_section(benchmark: Benchmark, results: Results) -> Section:
     if results.trajectories:
         parts.append("""The best settings of the sweep were chosen on these images: their line
         flatters.""")
-    made = f"""SHA-256 of the model {identity["model"][:8]}, of the examples
-    {identity["examples"][:8]}; {identity["dtype"]}, maskweave {identity["maskweave"]}, torch
+    made = f"""SHA-256 of the model {benchmark.model_hash[:8]}, of the examples
+    {identity["examples"][:8]}; {benchmark.pipeline.dtype}, maskweave {identity["maskweave"]}, torch
     {version("torch")}."""
     evaluation = results.default.evaluation
     sources = [f"{COLUMNS[name]}: {f.source}" for name, f in evaluation.figures.items()]

@@ -1,6 +1,6 @@
 """Figures as tables of text, for the terminal and for the report."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from maskweave.evaluation.evaluate import Evaluation
@@ -13,11 +13,15 @@ COLUMNS = {
     "psnr": "PSNR",
     "ssim_hole": "SSIM in hole",
     "ssim": "SSIM",
+    "lattice": "lattice",
     "boundary_error": "boundary error",
     "known_change_mean": "known pixels, mean change",
     "known_change_max": "known pixels, greatest change",
 }
 """Figures and their names in tables."""
+
+LOW, HIGH = ("fid", "lpips"), ("psnr_hole", "psnr", "ssim_hole", "ssim")
+"""Figures that should be low, and others that should be high."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,31 @@ def methods_table(
     return Table(("method", "n", *(COLUMNS[name] for name in names)), tuple(cells))
 
 
+def compared_table(
+    rows: Sequence[tuple[str, Evaluation]],
+    ours: Collection[str],
+    rivals: Collection[str],
+    names: Sequence[str],
+) -> Table:
+    """Return ``methods_table`` with our figures beside the best of some rivals, in brackets.
+
+    Of figures that should be low our share of the best is told, of others our lead.
+    """
+    table = methods_table(rows, names)
+    best = [evaluation for method, evaluation in rows if method in rivals]
+    cells = [
+        (
+            *row[:2],
+            *(
+                cell + (_relation(title, evaluation, best) if method in ours else "")
+                for title, cell in zip(table.head[2:], row[2:], strict=True)
+            ),
+        )
+        for row, (method, evaluation) in zip(table.rows, rows, strict=True)
+    ]
+    return Table(table.head, tuple(cells))
+
+
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the figures of one set, each with what it was measured with."""
     cells = [
@@ -69,6 +98,18 @@ def share_table(evaluation: Evaluation) -> Table:
         for low, high, n, means in evaluation.buckets
     ]
     return Table(("hole", "n", *(COLUMNS[name] for name in names)), tuple(cells))
+
+
+def _relation(title: str, evaluation: Evaluation, rivals: Sequence[Evaluation]) -> str:
+    """Return our share of the least figure of the rivals, or our lead over the greatest."""
+    [name] = [name for name, column in COLUMNS.items() if column == title]
+    values = [each.figures[name].value for each in rivals if name in each.figures]
+    if not values or name not in evaluation.figures:
+        return ""
+    own = evaluation.figures[name].value
+    if name in LOW and min(values) > 0:
+        return f" (x{own / min(values):.2f})"
+    return f" ({own - max(values):+.3g})" if name in HIGH else ""
 
 
 def _cell(evaluation: Evaluation, name: str) -> str:
