@@ -1,5 +1,6 @@
 """``maskweave web``: the page and the routes, on this machine."""
 
+import ctypes
 import ipaddress
 import socket
 import threading
@@ -16,6 +17,12 @@ from maskweave.progress import warn
 
 PATIENCE = 3
 """Seconds after Ctrl-C for which answers that are being sent are waited for."""
+
+LARGE = 8_000_000
+"""Bytes of memory that goes back to the system when it is let go of: photos, but not what a network
+computes, which would be slower."""
+
+M_MMAP_THRESHOLD = -3  # mallopt(3)
 
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
@@ -71,6 +78,7 @@ def web(
         print(f"Maskweave is at {address} (Ctrl-C ends it)", flush=True)
         if browser:  # it may wait for the page, which is not yet served
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+        _return_memory()
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
         with suppress(KeyboardInterrupt):  # by which it was ended
             uvicorn.Server(config).run(sockets=[listener])
@@ -90,6 +98,12 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise MaskweaveError(f"cannot listen at {host}, port {port}: {reason}") from error
+
+
+def _return_memory() -> None:
+    """Let go of photos for good. GNU's C library would keep their memory, thread by thread."""
+    with suppress(OSError, AttributeError):  # others know no mallopt
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def is_local(host: str) -> bool:

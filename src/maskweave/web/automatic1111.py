@@ -194,7 +194,7 @@ def _answer(
 ) -> Img2ImgAnswer:
     pictures = [steps[-1].image for steps in result.fills]
     if (size := asked.size) is not None:
-        pictures = [resized(each, *size[::-1], asked.resize_mode) for each in pictures]
+        pictures = [resized(each, size[1], size[0], asked.resize_mode) for each in pictures]
     height, width = pictures[0].shape
     if asked.prompt or asked.negative_prompt:
         notes.append(PROMPT)

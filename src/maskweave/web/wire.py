@@ -151,13 +151,15 @@ async def filled(request: Request, service: Service, read: Callable[[], Wanted])
         As ``Service.submit`` and ``Ticket.result`` do.
     """
     ticket = await run_in_threadpool(service.submit, read)
-    future = asyncio.wrap_future(ticket.future)
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    # Not asyncio's own future: pictures would stay in a circle of references.
+    ticket.future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
     try:
-        while not (await asyncio.wait([future], timeout=POLL))[0]:
+        while not done.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), POLL)
             if await request.is_disconnected():
                 raise CancelError
-        if not future.cancelled():
-            future.exception()  # it is raised below, and asyncio wants to know that it was seen
         return ticket.result()
     finally:
         ticket.cancel()
