@@ -245,6 +245,8 @@ def test_a_mask_that_would_fit_a_turned_photo_either_way_is_told_of(
         MARKS.astype(np.float64),
         MARKS.astype(np.float16),
         torch.from_numpy(MARKS)[None],
+        torch.from_numpy(MARKS)[:, :, None],
+        WHITE[:, :, None],
         torch.from_numpy(WHITE),
         torch.from_numpy(MARKS).bfloat16(),
         Image.fromarray(WHITE),
@@ -268,17 +270,27 @@ def test_masks_in_memory_are_read_as_files_are(mask: Any) -> None:
         (MARKS.astype(np.uint8), "the mask: it has marks but no hole, .* pixel is 1 of 255"),
         (MARKS.astype(np.int64), "the mask holds int64 from 0 to 1: a mask is bool, uint8"),
         (np.full((20, 24), 2.0), "the mask holds float64 from 2 to 2"),
-        (np.zeros((20, 24, 3), dtype=np.uint8), "a mask is a PIL image or an array"),
+        (np.zeros((20, 24, 3), dtype=np.uint8), r"a mask is .* got the shape \(20, 24, 3\)"),
         (np.zeros((0, 4), dtype=bool), "a mask is a PIL image or an array"),
         (Image.new("L", (0, 0)), "the mask has no pixels"),
         (Image.new("CMYK", (24, 20)), "CMYK"),
         (None, "needs a mask_image"),
-        ("mask.png", "a mask is a PIL image or an array"),
+        ("mask.png", "a mask is a PIL image or an array .* got str"),
     ],
 )
 def test_what_is_no_mask_is_refused(mask: Any, message: str) -> None:
     with pytest.raises(MaskweaveError, match=message):
         as_mask(mask, photo())
+
+
+@pytest.mark.parametrize("grow", [10**9, 10**30])
+def test_a_hole_grows_no_further_than_the_picture(grow: int, tmp_path: Path) -> None:
+    with pytest.raises(MaskweaveError, match="all of it is hole"):
+        as_mask(MARKS, photo(), grow=grow)
+    with pytest.raises(MaskweaveError, match="all of it is hole"):
+        read_mask(saved(WHITE, tmp_path / "m.png"), grow=grow)
+    picture = Picture(np.zeros((20, 24), np.uint8), alpha=255 - WHITE)
+    assert as_mask(None, picture, grow=grow).hole.all()
 
 
 def test_transparent_pixels_grow_too() -> None:

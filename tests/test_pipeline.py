@@ -337,6 +337,19 @@ def test_lower_precision_changes_neither_laws_nor_types(
     assert np.array_equal(bytes_of(output.images[0])[~hole], image[~hole])
 
 
+def test_masks_may_have_an_axis_of_one_channel(pipeline: InpaintPipeline) -> None:
+    image, hole = picture(16, 16), draw_hole("box", 16, 16, np.random.default_rng(0))
+    [expected] = pipeline(image, hole, generator=seeded(0), output_type="np").images
+    for mask in (hole[:, :, None], hole[None], torch.from_numpy(hole)[None, None]):
+        [filled] = pipeline(image, mask, generator=seeded(0), output_type="np").images
+        assert np.array_equal(filled, expected)
+    images, masks = np.stack([image] * 2), np.stack([hole] * 2)
+    expected = pipeline(images, masks, generator=seeded(0, 1), output_type="np").images
+    for batch in (masks[:, None], masks[..., None]):
+        filled = pipeline(images, batch, generator=seeded(0, 1), output_type="np").images
+        assert np.array_equal(filled, expected)
+
+
 IMAGE, MASK = np.zeros((16, 16, 3), dtype=np.uint8), np.eye(16, dtype=bool)
 
 
@@ -354,6 +367,7 @@ TRUNCATED = truncated()
     [
         ({"mask_image": np.zeros((16, 17), dtype=bool)}, "mask is 17x16 pixels, the image 16x16"),
         ({"mask_image": [MASK, MASK]}, "1 images but 2 masks"),
+        ({"mask_image": np.stack([MASK] * 3, 2)}, r"a mask is .* got the shape \(16, 16, 3\)"),
         ({"mask_image": None}, "needs a mask_image"),
         ({"mask_image": np.full((16, 16), 2.0)}, "a mask is"),
         ({"image": np.full((16, 16, 3), 2.0)}, "an image is"),

@@ -4,6 +4,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Picture, as_list, as_picture, check_output, converted
 from maskweave.maskgit import DecodeSettings, Step
-from maskweave.masks import as_mask
+from maskweave.masks import Mask, as_mask, as_masks
 from maskweave.progress import progress
 from maskweave.seeds import draw_seeds
 
@@ -135,8 +136,8 @@ class Pipeline(ABC):
             Images of any size, in the depths that ``images.as_picture`` names. Arrays are (height,
             width, 3), tensors (3, height, width), or batches of these.
         mask_image : the same types
-            White or True is the hole; of the image's size, (height, width). Without it the
-            transparent pixels of the image are the hole.
+            White or True is the hole; of the image's size, (height, width), with or without an
+            axis of one channel. Without it the transparent pixels of the image are the hole.
         num_inference_steps : int, optional
             T; the model's default otherwise, as for the other decode settings.
         temperature : float, optional
@@ -183,26 +184,19 @@ class Pipeline(ABC):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
         named = {"steps": num_inference_steps, "temperature": temperature}
         resolved = self.settings(**named | settings)
-        images = as_list(image)
-        masks = [None] * len(images) if mask_image is None else as_list(mask_image, channels=False)
-        if len(images) != len(masks):
-            raise MaskweaveError(f"{len(images)} images but {len(masks)} masks")
-        photos: list[Photo] = []
-        seeds = draw_seeds(generator, len(images), num_images_per_prompt)
-        for one, mask, its_seeds in zip(images, masks, seeds, strict=True):
-            picture = as_picture(one)
+        pairs = _pairs(image, mask_image, threshold, grow)
+        for picture, _ in pairs:
             check_output(picture, output_type)
-            read = as_mask(mask, picture, threshold=threshold, grow=grow)
-            for note in read.notes:
-                warnings.warn(note, stacklevel=2)
-            photos.append(Photo(picture, read.hole, its_seeds))
-
-        def on_step(step: Step) -> None:
-            if callback_on_step_end is not None:
-                left = resolved.steps - 1 - step.number
-                tensors = {name: getattr(step, name) for name in ("tokens", "masked", "confidence")}
-                callback_on_step_end(self, step.number, left, tensors)
-
+        for note in (note for _, mask in pairs for note in mask.notes):
+            warnings.warn(note, stacklevel=2)
+        seeds = draw_seeds(generator, len(pairs), num_images_per_prompt)
+        photos = [
+            Photo(picture, mask.hole, own)
+            for (picture, mask), own in zip(pairs, seeds, strict=True)
+        ]
+        on_step = callback_on_step_end and partial(
+            _call_back, partial(callback_on_step_end, self), resolved.steps
+        )
         notes: list[str] = []
         with progress(0, shown=self.show_progress) as advance:
             filled = dict(
@@ -227,3 +221,27 @@ class Pipeline(ABC):
         ]
         pictures = [states[-1].image for states in steps]
         return InpaintOutput(pictures, steps if output_steps else None)
+
+
+def _pairs(images: Any, masks: Any, threshold: int, grow: int) -> list[tuple[Picture, Mask]]:
+    """Read images and their masks, however they are given.
+
+    Raises
+    ------
+    MaskweaveError
+        If there are not as many of both, or one is none or does not fit the other.
+    """
+    pictures = [as_picture(image) for image in as_list(images)]
+    each = as_masks(masks, len(pictures))
+    if len(pictures) != len(each):
+        raise MaskweaveError(f"{len(pictures)} images but {len(each)} masks")
+    return [
+        (picture, as_mask(mask, picture, threshold=threshold, grow=grow))
+        for picture, mask in zip(pictures, each, strict=True)
+    ]
+
+
+def _call_back(callback: Callable[[int, int, dict[str, Any]], Any], steps: int, step: Step) -> None:
+    """Tell of a step in the arguments that diffusers has."""
+    tensors = {name: getattr(step, name) for name in ("tokens", "masked", "confidence")}
+    callback(step.number, steps - 1 - step.number, tensors)

@@ -157,14 +157,11 @@ def refuse_existing(files: Iterable[Path], overwrite: bool) -> None:
         raise MaskweaveError(f"{existing[0]} exists; --overwrite replaces it")
 
 
-def as_list(images: Any, channels: bool = True) -> list[Any]:
-    """Return images, given as one, as a list or as a batch in an array or tensor, as a list.
-
-    ``channels`` is False for masks, whose arrays have one axis less.
-    """
+def as_list(images: Any) -> list[Any]:
+    """Return images, given as one, as a list or as a batch in an array or tensor, as a list."""
     if isinstance(images, list | tuple):
         return list(images)
-    if isinstance(images, np.ndarray | Tensor) and images.ndim == 3 + channels:
+    if isinstance(images, np.ndarray | Tensor) and images.ndim == 4:
         return list(images)
     return [images]
 

@@ -75,8 +75,9 @@ def as_mask(
     Parameters
     ----------
     mask : Picture, PIL.Image.Image, numpy.ndarray, torch.Tensor or None
-        An image, which is taken as a file is, or an array (height, width) or (1, height, width):
-        bool, uint8, uint16, or float from 0 to 1. None takes the transparent pixels of the picture.
+        An image, which is taken as a file is, or an array (height, width), (1, height, width) or
+        (height, width, 1): bool, uint8, uint16, or float from 0 to 1. None takes the transparent
+        pixels of the picture.
     picture : Picture
         What the mask belongs to, of the same size.
     invert, threshold, grow
@@ -98,6 +99,19 @@ def as_mask(
     else:
         read = _judged(_levels_of_array(mask), "the mask", invert, threshold, grow)
     return read._replace(notes=read.notes + check_fit(read, picture))
+
+
+def as_masks(masks: Any, images: int) -> list[Any]:
+    """Return the masks of so many images, given as one, as a list or as a batch, as a list.
+
+    Arrays of three axes or more are a batch if their first axis has one entry for each image.
+    """
+    if masks is None:
+        return [None] * images
+    if isinstance(masks, list | tuple):
+        return list(masks)
+    batch = isinstance(masks, np.ndarray | Tensor) and masks.ndim > 2 and len(masks) == images
+    return list(masks) if batch else [masks]
 
 
 def check_options(threshold: int, grow: int) -> None:
@@ -150,6 +164,7 @@ def grown(hole: Hole, pixels: int) -> Hole:
     """Return a hole with all that is at most so many pixels away from it."""
     if not pixels or not hole.any():
         return hole
+    pixels = min(pixels, sum(hole.shape))  # all there is; OpenCV and NumPy count no further
     rows, columns = (np.flatnonzero(np.any(hole, axis=axis)) for axis in (1, 0))
     around = (
         slice(max(rows[0] - pixels, 0), rows[-1] + 1 + pixels),
@@ -193,14 +208,17 @@ def _levels_of_array(mask: Any) -> np.ndarray:
     if isinstance(mask, Tensor):
         mask = mask.detach().cpu()
         mask = (mask.float() if mask.is_floating_point() else mask).numpy()
-    if isinstance(mask, np.ndarray) and mask.ndim == 3 and mask.shape[0] == 1:
-        mask = mask[0]
-    if not (isinstance(mask, np.ndarray) and mask.ndim == 2 and mask.size):
+    array = isinstance(mask, np.ndarray)
+    levels = mask
+    if array and mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[2]):
+        levels = mask[0] if mask.shape[0] == 1 else mask[:, :, 0]
+    if not (array and levels.ndim == 2 and levels.size):
+        got = f"the shape {mask.shape}" if array else type(mask).__name__
         raise MaskweaveError(
             "a mask is a PIL image or an array or tensor (height, width): bool, uint8, uint16, or "
-            "float from 0 to 1"
+            f"float from 0 to 1; got {got}"
         )
-    return mask
+    return levels
 
 
 def _judged(levels: np.ndarray, name: str, invert: bool, threshold: int, grow: int) -> Mask:
