@@ -76,7 +76,8 @@ def main() -> None:
     table = Table("holes", "steps, temperature, of tokens", *FIGURES)
     for kind in arguments.kinds:
         batches = draw_batches(arguments.truth, kind, arguments.images)
-        stems, images, holes = (list(itertools.chain(*part)) for part in zip(*batches, strict=True))
+        examples = zip(*(batch[:3] for batch in batches), strict=True)
+        stems, images, holes = (list(itertools.chain(*part)) for part in examples)
         truth = np.concatenate([real_features(b.images, inception) for b in batches])
         shown = np.random.default_rng(0).permutation(len(stems))[:SHOWN].tolist()
         rows = [{"hole": covered(images[i], holes[i])} for i in shown]

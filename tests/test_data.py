@@ -240,6 +240,10 @@ def test_bad_files_are_listed_and_the_exit_code_is_1(photos: Path) -> None:
     assert result.exit_code == 1
     assert f"unreadable: {photos / 'bad.png'} is not a readable image" in result.stdout
     assert "images        6 (" in result.stdout
+    (photos / "bad.png").unlink()
+    Image.fromarray(np.full((48, 48), 2, dtype=np.float32)).save(photos / "bad.tiff")
+    assert f"unreadable: {photos / 'bad.tiff'}: values beyond 0 to 1" in run(photos).stdout
+    (photos / "bad.tiff").write_bytes(b"broken")
     for file in photos.glob("?.png"):
         file.write_bytes(b"broken")
     result = run(photos, "--json")

@@ -401,10 +401,61 @@ def test_as_many_images_as_features_need_no_note(meter: Meter) -> None:
 
 
 def test_inverted_masks_are_told_of_once(folders: Path, weights: Path) -> None:
-    assert "inverted" not in evaluate(folders, "--no-fid").stderr
+    assert json.loads(evaluate(folders, "--no-fid", "--json").stdout)["notes"] == []
     result = evaluate(folders, "--no-fid", "--invert-mask")
-    [line] = result.stderr.splitlines()
-    assert line.startswith("warning: ") and "is the mask inverted? (6 of 6 masks" in line
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("note: ")]
+    assert line == "note: 6 of 6 images, first a: 81% of the image is hole: is the mask inverted?"
+
+
+def test_masks_are_read_as_a_fill_reads_them(folders: Path, weights: Path) -> None:
+    for file in (folders / "masks").iterdir():
+        Image.fromarray(np.array(Image.open(file)) // 4).save(file)
+    refuses(evaluate(folders, "--no-fid"), "--threshold 1 takes whatever is not black")
+    for number in range(6):  # a fill whose hole was widened by two pixels
+        image = np.array(Image.open(folders / "truth" / f"{'abcdef'[number]}.png"))
+        image[6:22, 6:26] = 200
+        Image.fromarray(image).save(folders / "results" / f"{'abcdef'[number]}.png")
+    options = ("--no-fid", "--json", "--threshold", 60)
+    assert figures(evaluate(folders, *options))["known_change_max"] != 0
+    assert figures(evaluate(folders, *options, "--grow", 2))["known_change_max"] == 0
+
+
+def test_what_there_is_to_say_of_masks_is_told_once_with_a_count(
+    folders: Path, weights: Path
+) -> None:
+    for file in sorted((folders / "masks").iterdir())[1:]:
+        soft = np.array(Image.open(file))
+        soft[22:30, 6 : 20 + ord(file.stem) - ord("a")] = 100
+        Image.fromarray(soft).save(file)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for stem in "de":
+        image = Image.open(folders / "truth" / f"{stem}.png")
+        image.transpose(Image.Transpose.ROTATE_180).save(image.filename, exif=exif)
+    evaluation = evaluate(folders, "--no-fid", "--json")
+    soft_note, turned = json.loads(evaluation.stdout)["notes"]
+    assert soft_note.startswith("5 of 6 images, first b: 9.4% of the mask is neither near black")
+    assert turned.startswith("2 of 6 images, first d: the image is turned by its EXIF orientation")
+
+
+def test_a_mask_of_a_photo_before_it_was_turned_is_refused_with_the_reason(
+    folders: Path, weights: Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = folders / "truth" / "b.png"
+    Image.open(file).save(file, exif=exif)
+    refuses(
+        evaluate(folders, "--no-fid"),
+        "b: the mask is 40x32 pixels, the image 32x40: its EXIF orientation (6) turns the image",
+    )
+
+
+def test_a_file_of_values_without_8_bits_is_named(folders: Path, weights: Path) -> None:
+    (folders / "results" / "b.png").unlink()
+    values = np.full(SHAPE, 2, dtype=np.float32)
+    Image.fromarray(values).save(folders / "results" / "b.tiff")
+    refuses(evaluate(folders, "--no-fid"), "results/b.tiff: values beyond 0 to 1 have no 8 bits")
 
 
 def test_names_are_checked_before_networks_are_loaded(folders: Path) -> None:
@@ -445,7 +496,7 @@ def palette(folder: Path) -> None:
         (lambda f: (f / "truth/b.png").unlink(), "masks: 1 without a true image, by name: b"),
         (new("results/b.bmp", "RGB"), "several images are called b"),
         (new("results/b.png", "RGB", (32, 32)), "b: result 32x32, truth 40x32, mask 40x32"),
-        (new("masks/b.bmp", "L", (32, 32)), "mask 32x32"),
+        (new("masks/b.bmp", "L", (32, 32)), "b: the mask is 32x32 pixels, the image 40x32"),
         (new("masks/b.bmp", "L"), "b: the mask is empty"),
         (new("results/b.png", "RGBA"), "results/b.png has an alpha channel"),
         (new("truth/b.png", "LA"), "truth/b.png has an alpha channel"),

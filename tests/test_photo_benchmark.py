@@ -102,6 +102,14 @@ def test_json_has_all_kinds_and_a_second_run_fills_nothing(
     assert [*found] == ["box"] and found["box"]["sweep"] == []
     assert found["box"]["rows"][-1]["name"] == "tiny, expected codes (expected)"
     assert [row["runs"] for row in found["box"]["rows"][-2:]] == [2, 1]
+    *rivals, ours = [row for row in found["box"]["rows"] if row["name"] != "grey"]
+    rivals = [row for row in rivals if row["name"] in BASELINES]
+    for name, relation in (("lpips", np.divide), ("psnr_hole", np.subtract)):
+        values = [row["figures"][name]["value"] for row in rivals]
+        best = min(values) if name == "lpips" else max(values)
+        told = relation(ours["figures"][name]["value"], best)
+        assert ours["beside_best_classical"][name] == pytest.approx(told)
+    assert not any(row["beside_best_classical"] for row in rivals)
 
     def refuse(*_: object) -> None:
         raise AssertionError("filled again")
@@ -119,6 +127,7 @@ def test_json_has_all_kinds_and_a_second_run_fills_nothing(
         (["--kind", "star"], "star"),
         (["--kind", "box", "--steps", "3"], "--kind draws its own masks"),
         (["--kind", "box", "--invert-mask"], "--kind draws its own masks"),
+        (["--kind", "box", "--grow", "3"], "--kind draws its own masks"),
         (["--kind", "box", "--truth", "nowhere"], "No such file"),
     ],
 )

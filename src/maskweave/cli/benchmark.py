@@ -18,6 +18,7 @@ from maskweave.cli.evaluate import (
     note_weights,
     print_table,
 )
+from maskweave.cli.inpaint import Grow, Threshold
 from maskweave.cli.options import Device, Dtype, InvertMask, Json, Model, load_model, note_left_out
 from maskweave.errors import MaskweaveError
 
@@ -50,6 +51,8 @@ def benchmark(
     ] = None,
     model: Model = "cats64",
     invert_mask: InvertMask = False,
+    threshold: Threshold = 128,
+    grow: Grow = 0,
     schedule: Schedules = None,
     steps: Annotated[list[int] | None, typer.Option(help="T, repeatable; else 15.")] = None,
     temperature: Floats = None,
@@ -87,9 +90,11 @@ def benchmark(
 
     if no_fid and real:
         raise MaskweaveError("--real serves FID and KID alone, which --no-fid leaves out")
-    if kind and (invert_mask or schedule or steps or temperature or token_temperature):
+    masks_read = (invert_mask, threshold, grow)
+    swept = schedule or steps or temperature or token_temperature
+    if kind and (masks_read != (False, 128, 0) or swept):
         raise MaskweaveError("--kind draws its own masks and sweeps over no settings")
-    places, wanted = _places(truth, masks, kind or [], output, invert_mask)
+    places, wanted = _places(truth, masks, kind or [], output)
     note_left_out(truth, masks, real)
     training = _losses(logs or [])
     pipeline = load_model(model, device, dtype)
@@ -103,7 +108,7 @@ def benchmark(
         for drawn, folder in places.items():
             if drawn:
                 _draw(wanted, drawn, folder / "masks")
-            examples = read_examples(truth, masks or folder / "masks", invert_mask)
+            examples = read_examples(truth, masks or folder / "masks", *masks_read)
             benchmark = Benchmark(pipeline, examples, meter, folder)
             results = run(benchmark, name, seeds, None if no_sweep or drawn else grid, real)
             found[drawn] = results.as_json()
@@ -120,7 +125,7 @@ def benchmark(
 
 
 def _places(
-    truth: Path, masks: Path | None, kinds: list[str], output: Path, invert_mask: bool
+    truth: Path, masks: Path | None, kinds: list[str], output: Path
 ) -> "tuple[dict[str, Path], list[Wanted]]":
     """Return the folder of each kind of holes, of given masks that of "", and what is to be drawn.
 
@@ -133,7 +138,7 @@ def _places(
     if bool(kinds) == bool(masks):
         raise MaskweaveError("a benchmark needs either --masks or --kind, the holes to draw")
     if masks:
-        read_examples(truth, masks, invert_mask)
+        read_examples(truth, masks)
         return {"": output}, []
     check_kinds(kinds)
     true_images(truth)

@@ -11,13 +11,11 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from maskweave.cli.inpaint import Grow, Threshold
 from maskweave.cli.options import Device, InvertMask, Json, choose_device, note_left_out, one_line
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from maskweave.evaluation.evaluate import Meter
-    from maskweave.evaluation.examples import Examples
     from maskweave.report.tables import Table
 
 Truth = Annotated[Path, typer.Option(help="Folder of the true images.")]
@@ -38,6 +36,8 @@ def evaluate(
     truth: Truth,
     masks: Masks,
     invert_mask: InvertMask = False,
+    threshold: Threshold = 128,
+    grow: Grow = 0,
     no_fid: NoFid = False,
     features: Features = 2048,
     resize: Resize = "torch-fidelity",
@@ -56,7 +56,7 @@ def evaluate(
     from maskweave.progress import progress
     from maskweave.report.tables import evaluation_table, share_table
 
-    examples = read_examples(truth, masks, invert_mask)
+    examples = read_examples(truth, masks, invert_mask, threshold, grow)
     runs = read_runs(results, examples.truth)  # refuses other names before networks are loaded
     note_left_out(results, truth, masks)
     meter = load_meter(features, resize, inception, no_fid, lpips, device)
@@ -71,7 +71,6 @@ def evaluate(
         print_table(share_table(evaluation))
         for text in evaluation.notes:
             typer.echo(f"note: {text}")
-    _warn_of_large_holes(examples, scores[0].hole_shares)
     note_weights(meter)
 
 
@@ -100,17 +99,6 @@ def note_weights(meter: "Meter") -> None:
             f"not that of {PUBLISHED}: FID and KID compare only with figures from the same weights",
             file=sys.stderr,
         )
-
-
-def _warn_of_large_holes(examples: "Examples", shares: "np.ndarray") -> None:
-    """Tell, once for all masks, if the largest hole looks like a mask of the wrong colour."""
-    from maskweave.masks import SUSPICIOUS_SHARE, read_mask, remarks
-    from maskweave.progress import warn
-
-    largest = examples.masks[examples.stems[int(shares.argmax())]]
-    for text in remarks(read_mask(largest, invert=examples.invert_mask).hole):
-        number = int((shares > SUSPICIOUS_SHARE).sum())
-        warn(f"{largest}: {text} ({number} of {len(shares)} masks have holes as large)")
 
 
 def print_table(table: "Table") -> None:

@@ -202,7 +202,10 @@ def _read(file: Path, split: str, validation_share: float) -> Entry:
     picture = read_image(file)
     digest = sha256(file)
     split = split or ("validation" if is_validation(digest, validation_share) else "train")
-    image = Image.fromarray(picture.pixels)
+    try:
+        image = Image.fromarray(picture.pixels)
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{file}: {error}") from error
     thumbnail = np.array(image.resize((SIDE, SIDE), Image.Resampling.BOX).convert("L"))
     said = picture.about
     return Entry(str(file), split, digest, image.size, said.format, said.mode, thumbnail)

@@ -243,13 +243,16 @@ def _fill(fill: Fill, batch: Batch, folders: Sequence[Path]) -> None:
     if all((folder / f"{stem}.png").exists() for folder in folders for stem in batch.stems):
         return
     painted = fill(batch)
-    for stem, image, true, hole in zip(batch.stems, painted, *batch[1:], strict=True):
+    for stem, image, true, hole in zip(
+        batch.stems, painted, batch.images, batch.holes, strict=True
+    ):
         for folder, pixels in zip(folders, (pasted(image, true, hole), image), strict=False):
             write_image(pixels, folder / f"{stem}.png")
 
 
 def _examples_hash(examples: Examples) -> str:
-    digest = hashlib.sha256(str(examples.invert_mask).encode())
+    way = (examples.invert_mask, examples.threshold, examples.grow)
+    digest = hashlib.sha256(str(way).encode())
     for stem in examples.stems:
         for file in (examples.truth[stem], examples.masks[stem]):
             digest.update(stem.encode() + file.read_bytes())

@@ -13,7 +13,7 @@ from scipy.stats import t as student_t
 
 from maskweave.checkpoint import identity
 from maskweave.errors import MaskweaveError
-from maskweave.evaluation.examples import Batch, Examples, read_rgb
+from maskweave.evaluation.examples import Batch, Examples, read_rgb, told
 from maskweave.evaluation.inception import (
     KID_SUBSETS,
     Inception,
@@ -51,6 +51,8 @@ class Scores(NamedTuple):
     """Share of each image that is hole."""
     peaks: Peaks
     """Peaks of a lattice in the holes."""
+    notes: Sequence[tuple[str, str]] = ()
+    """What there is to say of masks, each with the name of its image."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Meter:
         features = features_of(results, self.inception, cache) if self.inception else None
         found = [peaks_of(*one) for one in zip(results, batch.images, batch.holes, strict=True)]
         peaks = Peaks(*map(np.array, zip(*found, strict=True)))
-        return Scores(figures, features, shares, peaks)
+        return Scores(figures, features, shares, peaks, batch.notes)
 
     def notes(self, n: int) -> tuple[str, ...]:
         """Return what has to be known of figures of so many images."""
@@ -225,6 +227,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
         np.concatenate(features) if features else None,
         np.concatenate([part.hole_shares for part in parts]),
         Peaks(*map(np.concatenate, zip(*(part.peaks for part in parts), strict=True))),
+        [note for part in parts for note in part.notes],
     )
 
 
@@ -288,7 +291,8 @@ def summarise(
         figures[name] = _over_images(name, values, meter.sources[name])
     figures |= _lattice([run.peaks for run in runs])
     buckets = _buckets(by_image, runs[0].hole_shares)
-    return Evaluation(n, len(runs), figures, buckets, meter.notes(n))
+    notes = meter.notes(n) + told(runs[0].notes, n)
+    return Evaluation(n, len(runs), figures, buckets, notes)
 
 
 def set_figures(

@@ -1,8 +1,9 @@
 """True images and their holes: pairs of files with the same stem."""
 
 import re
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,8 +11,8 @@ from typing import NamedTuple, TypeVar
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import check_example
 from maskweave.formats import list_images
-from maskweave.images import Hole, Pixels, read_image
-from maskweave.masks import read_mask
+from maskweave.images import Hole, Picture, Pixels, read_image
+from maskweave.masks import check_fit, read_mask
 
 Item = TypeVar("Item")
 
@@ -31,6 +32,8 @@ class Batch(NamedTuple):
     """True images."""
     holes: list[Hole]
     """Their holes."""
+    notes: Sequence[tuple[str, str]] = ()
+    """What there is to say of masks, each with the name of its image."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,10 @@ class Examples:
     """Masks by the same stems, and perhaps others."""
     invert_mask: bool = False
     """Whether black is the hole."""
+    threshold: int = 128
+    """What counts as white in a mask, from 1 to 255."""
+    grow: int = 0
+    """Pixels by which holes are widened."""
 
     def __len__(self) -> int:
         """Return their number."""
@@ -61,17 +68,23 @@ class Examples:
         MaskweaveError
             If a file cannot be read, or an image and its mask differ in size or cannot be measured.
         """
-        images = [read_rgb(self.truth[stem]) for stem in stems]
-        holes = [read_mask(self.masks[stem], invert=self.invert_mask).hole for stem in stems]
-        for stem, image, hole in zip(stems, images, holes, strict=True):
-            check_example(stem, image, image, hole)
-        return Batch([*stems], images, holes)
+        return _together([self._read(stem) for stem in stems])
+
+    def _read(self, stem: str) -> Batch:
+        picture, image = _read_opaque(self.truth[stem])
+        mask = read_mask(
+            self.masks[stem], invert=self.invert_mask, threshold=self.threshold, grow=self.grow
+        )
+        with _named(stem):
+            notes = [*mask.notes, *check_fit(mask, picture)]
+        check_example(stem, image, image, mask.hole)
+        return Batch([stem], [image], [mask.hole], [(stem, note) for note in notes])
 
     def batches(self) -> Iterator[Batch]:
         """Read some examples at a time, as memory allows, in the order of their stems."""
         held: list[Batch] = []
         for stem in self.stems:
-            held.append(self.read([stem]))
+            held.append(self._read(stem))
             if len(held) == BATCH or sum(one.holes[0].size for one in held) > HELD:
                 yield _together(held)
                 held = []
@@ -81,7 +94,7 @@ class Examples:
     def subset(self, number: int) -> "Examples":
         """Return so many examples, spread evenly over all."""
         chosen = spread(self.stems, number)
-        return Examples({name: self.truth[name] for name in chosen}, self.masks, self.invert_mask)
+        return replace(self, truth={name: self.truth[name] for name in chosen})
 
 
 def _together(batches: Sequence[Batch]) -> Batch:
@@ -94,8 +107,24 @@ def spread(items: Sequence[Item], number: int) -> list[Item]:
     return [items[index * len(items) // number] for index in range(number)]
 
 
-def read_examples(truth: str | Path, masks: str | Path, invert_mask: bool = False) -> Examples:
-    """Pair two folders by stem.
+def told(notes: Sequence[tuple[str, str]], n: int) -> tuple[str, ...]:
+    """Return what is said of n images, each note once: those that differ in numbers are counted."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for stem, note in notes:
+        alike.setdefault(re.sub(r"\d+", "#", note), []).append((stem, note))
+    return tuple(
+        f"{len(each)} of {n} images, first {each[0][0]}: {each[0][1]}" for each in alike.values()
+    )
+
+
+def read_examples(
+    truth: str | Path,
+    masks: str | Path,
+    invert_mask: bool = False,
+    threshold: int = 128,
+    grow: int = 0,
+) -> Examples:
+    """Pair two folders by stem; masks are read as ``masks.read_mask`` reads them.
 
     Raises
     ------
@@ -103,7 +132,7 @@ def read_examples(truth: str | Path, masks: str | Path, invert_mask: bool = Fals
         If a folder cannot be read or has fewer than two images, or the stems differ.
     """
     images = true_images(Path(truth))
-    return Examples(images, paired(Path(masks), images), invert_mask)
+    return Examples(images, paired(Path(masks), images), invert_mask, threshold, grow)
 
 
 def true_images(directory: Path) -> dict[str, Path]:
@@ -203,9 +232,23 @@ def read_rgb(file: Path) -> Pixels:
     Raises
     ------
     MaskweaveError
-        If the file cannot be read or has an alpha channel.
+        If the file cannot be read, has an alpha channel or values beyond 0 to 1.
     """
+    return _read_opaque(file)[1]
+
+
+def _read_opaque(file: Path) -> tuple[Picture, Pixels]:
     picture = read_image(file)
     if picture.transparent is not None:
         raise MaskweaveError(f"{file} has an alpha channel, which no figure compares; remove it")
-    return picture.pixels
+    with _named(str(file)):
+        return picture, picture.pixels
+
+
+@contextmanager
+def _named(name: str) -> Generator[None]:
+    """Say in errors what they are about."""
+    try:
+        yield
+    except MaskweaveError as error:
+        raise MaskweaveError(f"{name}: {error}") from error

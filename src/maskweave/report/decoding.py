@@ -22,7 +22,7 @@ TokenGrid = Bool[np.ndarray, "rows columns"]
 def model_size(benchmark: Benchmark, stem: str) -> Batch:
     """Return an example at the model's size, where tokens are squares of it."""
     example = benchmark.examples.read([stem])
-    [_], [image], [hole] = example
+    [image], [hole] = example.images, example.holes
     height, width = benchmark.pipeline.tokenizer.image_size
     if hole.shape == (height, width):
         return example

@@ -9,6 +9,7 @@ import numpy as np
 from maskweave.evaluation.benchmark import BASELINES, FLOOR, Benchmark, Row
 from maskweave.progress import progress
 from maskweave.report.sweep import Grid, Trajectory, best_of, trajectory
+from maskweave.report.tables import HIGH, LOW, beside_best
 
 
 class Results(NamedTuple):
@@ -38,6 +39,7 @@ class Results(NamedTuple):
                 "name": row.name,
                 "folders": [folder.as_posix() for folder in row.folders],
                 **row.evaluation.as_json(),
+                "beside_best_classical": self._beside_classical(row),
             }
             for row in self.rows
         ]
@@ -51,6 +53,14 @@ class Results(NamedTuple):
             for each in self.trajectories
         ]
         return {"rows": rows, "sweep": sweep}
+
+    def _beside_classical(self, row: Row) -> dict[str, float]:
+        """Return what is printed in brackets: nothing of lines that are not the model's."""
+        if row.name not in [own.name for own in self.ours]:
+            return {}
+        rivals = [each.evaluation for each in self.classical]
+        figures = {name: beside_best(name, row.evaluation, rivals) for name in LOW + HIGH}
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 def run(

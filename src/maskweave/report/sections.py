@@ -139,7 +139,7 @@ def _panel_section(
 
     Without a sweep it is that of the default settings.
     """
-    [stem], [image], [hole] = example
+    [stem], [image], [hole], _ = example
     default = replace(benchmark.pipeline.defaults, paint="sampled")
     by_schedule: dict[str, DecodeSettings] = {}
     for settings in [each.settings for each in trajectories] or [default]:
@@ -181,7 +181,7 @@ def _sheet_section(benchmark: Benchmark, results: Results, stems: np.ndarray) ->
                 "truth": image,
                 "biharmonic": read_rgb(benchmark.directory / classical.folders[0] / f"{stem}.png"),
             }
-            for stem, image, hole in zip(*batch, strict=True)
+            for stem, image, hole in zip(*batch[:3], strict=True)
         ]
         captions = [f"{stem} mean LPIPS {lpips[stem]:.3f}" for stem in cases]
         sheets.append((f"fills-{name}", sheet(rows, captions)))
@@ -193,7 +193,7 @@ def _sheet_section(benchmark: Benchmark, results: Results, stems: np.ndarray) ->
 
 
 def _fills_section(benchmark: Benchmark, example: Batch) -> Section:
-    [stem], [image], [hole] = example
+    [stem], [image], [hole], _ = example
     settings = replace(benchmark.pipeline.defaults, paint="sampled")
     samples = [
         pasted(by_model(benchmark.pipeline, settings, seed)(example)[0], image, hole)
@@ -205,7 +205,7 @@ def _fills_section(benchmark: Benchmark, example: Batch) -> Section:
 
 
 def _confidence_section(benchmark: Benchmark, example: Batch) -> Section:
-    [stem], _, [hole] = example
+    [stem], _, [hole], _ = example
     settings = replace(
         benchmark.pipeline.defaults, temperature=0.0, order="confidence", paint="sampled"
     )

@@ -74,6 +74,20 @@ def compared_table(
     return Table(table.head, tuple(cells))
 
 
+def beside_best(name: str, evaluation: Evaluation, rivals: Sequence[Evaluation]) -> float | None:
+    """Return our share of the least figure of some rivals, or our lead over the greatest.
+
+    There is none of figures that should be neither low nor high, or that somebody lacks.
+    """
+    values = [each.figures[name].value for each in rivals if name in each.figures]
+    if not values or name not in evaluation.figures:
+        return None
+    own = evaluation.figures[name].value
+    if name in LOW and min(values) > 0:
+        return own / min(values)
+    return own - max(values) if name in HIGH else None
+
+
 def evaluation_table(evaluation: Evaluation) -> Table:
     """Return the figures of one set, each with what it was measured with."""
     cells = [
@@ -101,15 +115,12 @@ def share_table(evaluation: Evaluation) -> Table:
 
 
 def _relation(title: str, evaluation: Evaluation, rivals: Sequence[Evaluation]) -> str:
-    """Return our share of the least figure of the rivals, or our lead over the greatest."""
+    """Return what ``beside_best`` says, in brackets."""
     [name] = [name for name, column in COLUMNS.items() if column == title]
-    values = [each.figures[name].value for each in rivals if name in each.figures]
-    if not values or name not in evaluation.figures:
+    value = beside_best(name, evaluation, rivals)
+    if value is None:
         return ""
-    own = evaluation.figures[name].value
-    if name in LOW and min(values) > 0:
-        return f" (x{own / min(values):.2f})"
-    return f" ({own - max(values):+.3g})" if name in HIGH else ""
+    return f" (x{value:.2f})" if name in LOW else f" ({value:+.3g})"
 
 
 def _cell(evaluation: Evaluation, name: str) -> str:
