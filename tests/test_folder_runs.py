@@ -216,6 +216,8 @@ def test_of_samples_those_that_are_missing_are_written(photos: Path, tiny_model:
     assert result.exit_code == 0, result.output
     assert "2 of 8 in" in result.stderr
     assert contents(photos / "out") == whole | {"c_2.png": b"there"}
+    written = [str(photos / "out" / name) for name in ("b_2.png", "c_1.png")]
+    assert result.stdout.split() == written
     fails(run(*command, "--skip-existing", "--overwrite"), "exclude each other")
 
 
@@ -233,6 +235,48 @@ def test_a_file_that_appears_during_a_run_stays_and_stops_it(
     assert (photos / "out" / "d.png").read_bytes() == b"another's"
     assert run(*arguments(photos, tiny_model, None, "--overwrite")).exit_code == 0
     assert (photos / "out" / "d.png").read_bytes() != b"another's"
+
+
+def test_what_another_run_does_meanwhile_is_skipped_without_a_look(
+    photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interfere() -> None:
+        for name in "defgh":
+            if not (photos / "out" / f"{name}.png").exists():
+                (photos / "out" / f"{name}.png").write_bytes(b"another's")
+        for name in "fgh":
+            (photos / "images" / f"{name}.png").write_bytes(b"broken")
+
+    after(3, interfere, monkeypatch)  # when d is filled and is to be written
+    result = run(*arguments(photos, tiny_model, None, "--skip-existing", "--json"))
+    assert result.exit_code == 0, result.output
+    jobs = {Path(job["image"]).stem: job for job in json.loads(result.stdout)["images"]}
+    assert {name for name, job in jobs.items() if job["state"] == "done"} == set("abc")
+    assert {name for name, job in jobs.items() if job["state"] == "there"} == set("defgh")
+    written = [file for job in jobs.values() for file in job["written"]]
+    assert written == [str(photos / "out" / f"{name}.png") for name in "abc"]
+    assert {(photos / "out" / f"{name}.png").read_bytes() for name in "defgh"} == {b"another's"}
+
+
+def test_of_a_run_beside_another_only_its_own_files_are_told(
+    photos: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after(3, lambda: [(photos / "out" / f"{n}.png").touch() for n in "defgh"], monkeypatch)
+    result = run(*arguments(photos, tiny_model, None, "--skip-existing"))
+    assert result.stdout.split() == [str(photos / "out" / f"{name}.png") for name in "abc"]
+    assert result.stderr.startswith("3 of 8 in ")
+    assert result.stderr.endswith(", 5 were there\n")
+
+
+def test_a_folder_with_the_name_of_a_fill_is_the_error_of_its_image(
+    photos: Path, tiny_model: Path
+) -> None:
+    (photos / "out" / "b.png").mkdir(parents=True)
+    result = run(*arguments(photos, tiny_model, None, "--skip-existing"))
+    assert result.exit_code == 1
+    assert f"error: {photos / 'images/b.png'}: {photos / 'out/b.png'} is a folder" in result.stderr
+    assert "7 of 8 in" in result.stderr
+    assert "were there" not in result.stderr
 
 
 @pytest.mark.slow
@@ -292,6 +336,9 @@ def test_a_folder_of_images_goes_to_such_a_folder(
     ("output", "more", "message"),
     [
         ("mask.png/", (), "is a file, not a folder"),
+        ("a\0b", (), "holds a NUL byte"),
+        ("a\0b.png", (), "holds a NUL byte"),
+        ("out.png", ("--grow", 10**30), "all of it is hole"),
         ("out.png", ("--format", "webp"), "format webp does not fit the output's name out.png"),
         ("out.pdf", (), "must be a folder or an image"),
         ("out", ("--format", "gif"), "format is one of png, jpg, jpeg"),

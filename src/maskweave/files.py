@@ -37,6 +37,10 @@ class DiskError(MaskweaveError):
     """Nothing more should be written to a folder: its disk is at fault, or others write there."""
 
 
+class TakenError(DiskError):
+    """A file that was to be new has appeared meanwhile: others write there."""
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """Read a JSON object of at most 1 MB.
 
@@ -84,7 +88,9 @@ def unfinished(file: Path, replace: bool = True) -> Generator[Path]:
     Raises
     ------
     DiskError
-        If nothing can be written there, or there is such a file by then and it is to stay.
+        If nothing can be written there.
+    TakenError
+        If there is such a file by then and it is to stay.
     MaskweaveError
         If this file cannot be written.
     """
@@ -117,7 +123,7 @@ def _claim(file: Path, path: Path) -> None:
         except OSError:
             file.touch(exist_ok=False)
     except FileExistsError as error:
-        raise DiskError(f"{file} was written by somebody else meanwhile") from error
+        raise TakenError(f"{file} was written by somebody else meanwhile") from error
 
 
 def _told(error: OSError, file: Path) -> MaskweaveError:

@@ -1,6 +1,7 @@
 """How ``maskweave inpaint`` does its jobs and tells what has become of them."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -10,16 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 import typer
 
-from maskweave.cli.jobs import Job
+from maskweave.cli.jobs import Job, leave_finished
 from maskweave.cli.options import one_line
 from maskweave.errors import MaskweaveError
-from maskweave.files import DiskError
+from maskweave.files import DiskError, TakenError
 
 if TYPE_CHECKING:
     from maskweave.call import Photo, Pipeline, StepPicture
@@ -59,10 +59,10 @@ class Asked:
     """Crops or windows filled at once."""
     memory: int | None
     """Megabytes for photos that are being filled; None takes the default."""
-    keep: frozenset[Path]
-    """Files that were there and are to stay."""
     replace: bool
-    """Whether files that have appeared since may be replaced."""
+    """Whether files that are there are replaced."""
+    leave: bool
+    """Whether they are left alone, also if they have appeared since."""
 
 
 @contextmanager
@@ -156,14 +156,17 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
 
         def photos() -> "Iterator[Photo]":
             for job in left:
-                with _noted(job, alone):
-                    photo = _read(job, asked)
-                if job.state == "failed":
+                photo = None  # pixels of the last one are held as long as they are named
+                if asked.leave:
+                    leave_finished([job])  # another run may have come to it meanwhile
+                if job.state == "left":
+                    with _noted(job, alone):
+                        photo = _read(job, asked)
+                if photo is None:
                     advance()
                 else:
                     begun.append(job)
                     yield photo
-                    del photo  # pixels are held as long as they are named
 
         for place, fills in pipeline.fill(
             photos(),
@@ -176,7 +179,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
         ):
             with _noted(begun[place], alone):
                 _write(begun[place], fills, asked)
-                begun[place].state = "done"
+                begun[place].state = "done" if begun[place].written else "there"
             del fills
             if not alone:
                 advance()
@@ -252,13 +255,19 @@ def _write(job: Job, fills: "Sequence[Sequence[StepPicture]]", asked: Asked) -> 
         files = [*job.steps[sample], job.outputs[sample]] if job.steps else [job.outputs[sample]]
         pictures = [state.image for state in (*states, states[-1])][-len(files) :]
         for file, picture in zip(files, pictures, strict=True):
-            if file in asked.keep:
+            if asked.leave and os.path.lexists(file):
                 continue
             if not file.parent.is_dir():  # it has been there: what was written is gone with it
                 raise DiskError(f"cannot write {file}: its folder is gone")
-            notes = write_picture(
-                picture, file, replace=asked.replace, source=job.image, quality=asked.quality
-            )
+            try:
+                notes = write_picture(
+                    picture, file, replace=asked.replace, source=job.image, quality=asked.quality
+                )
+            except TakenError:
+                if asked.leave:
+                    continue
+                raise
+            job.written.append(file)
             job.notes += [note for note in notes if note not in job.notes]
 
 
@@ -272,7 +281,7 @@ def _print_files(
         typer.echo(json.dumps(report, indent=2, default=str))
         return
     for job in jobs:
-        for file in job.files() if job.state == "done" else []:
+        for file in job.written:
             typer.echo(file)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from maskweave.cli.fills import Asked, do, reported
-from maskweave.cli.jobs import Job, existing, leave_finished, name_steps, plan
+from maskweave.cli.jobs import Job, check_names, leave_finished, name_steps, plan
 from maskweave.cli.options import (
     Device,
     Dtype,
@@ -121,7 +121,7 @@ def inpaint(
         jobs += planned
         if skip_existing:
             leave_finished(jobs)
-        existing(jobs, overwrite, skip_existing)
+        check_names(jobs, overwrite, skip_existing)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
         if not any(job.state == "left" for job in jobs):
@@ -139,9 +139,10 @@ def inpaint(
             )
             if save_steps:
                 name_steps(jobs, settings.last_step)
+            check_names(jobs, overwrite, skip_existing)
             asked = Asked(
                 *(seed, invert_mask, threshold, grow, quality, batch_size, memory),
-                keep=existing(jobs, overwrite, skip_existing),
                 replace=overwrite,
+                leave=skip_existing,
             )
             do(jobs, pipeline, settings, asked)

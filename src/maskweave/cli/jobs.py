@@ -20,7 +20,9 @@ class Job:
     steps: list[list[Path]] = field(default_factory=list)
     """For each output the pictures after each step, if they are wanted."""
     state: Literal["left", "done", "there", "failed"] = "left"
-    """Whether it is still to be done; ``there`` if it was already, and is left alone."""
+    """Whether it is still to be done; ``there`` if others have done it, and it is left alone."""
+    written: list[Path] = field(default_factory=list)
+    """What this run has written of it."""
     hole_share: float | None = None
     notes: list[str] = field(default_factory=list)
     error: str | None = None
@@ -86,16 +88,18 @@ def plan(
     jobs: list[Job] = []
     for file in images:
         first = target / f"{file.stem}{suffix}" if to_folder else target
-        numbers = range(1, samples + 1)
-        outputs = (
-            [first.with_name(f"{first.stem}_{i}{first.suffix}") for i in numbers]
-            if samples > 1
-            else [first]
-        )
-        jobs.append(Job(file, mask if masks is None else masks.get(file.stem), outputs))
+        its_mask = mask if masks is None else masks.get(file.stem)
+        jobs.append(Job(file, its_mask, _numbered(first, samples)))
         if masks is not None and file.stem not in masks:
             jobs[-1].fail(f"{mask} holds no mask called {file.stem}")
     return jobs, notes
+
+
+def _numbered(file: Path, samples: int) -> list[Path]:
+    """Return the name of each fill; one alone has no number."""
+    if samples == 1:
+        return [file]
+    return [file.with_name(f"{file.stem}_{i}{file.suffix}") for i in range(1, samples + 1)]
 
 
 def name_steps(jobs: Iterable[Job], steps: int) -> None:
@@ -108,14 +112,19 @@ def name_steps(jobs: Iterable[Job], steps: int) -> None:
 
 
 def leave_finished(jobs: Iterable[Job]) -> None:
-    """Mark jobs whose fills are all there; those of a sample come after its steps."""
+    """Mark jobs whose fills are all there by now; those of a sample come after its steps.
+
+    Where a folder has the name of a file, its job fails.
+    """
     for job in jobs:
-        if all(map(os.path.lexists, job.outputs)):
+        if folders := [file for file in job.files() if file.is_dir()]:
+            job.fail(f"{folders[0]} is a folder")
+        elif all(map(os.path.lexists, job.outputs)):
             job.state, job.error = "there", None
 
 
-def existing(jobs: Sequence[Job], replace: bool, leave: bool) -> frozenset[Path]:
-    """Return which files are there already and are to stay.
+def check_names(jobs: Sequence[Job], replace: bool, leave: bool) -> None:
+    """Check that what is to be written has names that are free, or may be.
 
     Parameters
     ----------
@@ -140,7 +149,6 @@ def existing(jobs: Sequence[Job], replace: bool, leave: bool) -> frozenset[Path]
         )
     if len(jobs) == 1 and (folders := [file for file in there if file.is_dir()]):
         raise MaskweaveError(f"{folders[0]} is a folder")
-    return frozenset(() if replace else there)
 
 
 def _is_folder(output: str, many: bool) -> bool:
@@ -155,6 +163,8 @@ def _is_folder(output: str, many: bool) -> bool:
 
     from maskweave.formats import SUFFIXES
 
+    if "\0" in output:
+        raise MaskweaveError(f"output {output!r} holds a NUL byte, which no name of a file can")
     path = Path(output)
     suffix = path.suffix.lower()
     slash = output.endswith(tuple(filter(None, (os.sep, os.altsep))))
