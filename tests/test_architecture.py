@@ -14,7 +14,7 @@ LAYERS = [
     {"files", "formats", "metadata", "jpeg"} | {"seeds", "settings", "drawing", "guide", "models"},
     {"depth"},
     {"schedules", "orders", "holes", "images", "legacy"},
-    {"masks", "writing"},
+    {"masks", "writing", "soften"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
     {"call", "domain", "fill", "levels", "windows", "crops"},
