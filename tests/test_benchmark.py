@@ -538,7 +538,7 @@ def test_baselines_keep_known_pixels_and_do_not_read_under_the_hole(
 def test_equal_images_of_other_names_get_other_fills_whatever_is_beside_them(
     model: InpaintPipeline, examples: Examples
 ) -> None:
-    [_], [image], [hole] = examples.read(examples.stems[-1:])
+    [_], [image], [hole], _ = examples.read(examples.stems[-1:])
     batch = Batch(["one", "other"], [image, image], [hole, hole])
     fill = by_model(model, model.defaults, seed=0)
     one, other = (np.array(filled, dtype=int) for filled in fill(batch))
