@@ -1,6 +1,7 @@
 """Classical methods read nothing under the hole, change nothing outside it, and stay near it."""
 
 import json
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from skimage.restoration import inpaint_biharmonic
 from typer.testing import CliRunner
 
 import maskweave
+from maskweave.call import Photo
 from maskweave.classical import (
     DOMAIN,
     METHODS,
@@ -30,7 +32,7 @@ from maskweave.cli.main import app
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import psnr
 from maskweave.holes import draw_hole
-from maskweave.images import GREY, Hole, Pixels, covered
+from maskweave.images import GREY, Hole, Pixels, as_picture, covered
 
 methods = pytest.mark.parametrize("name", METHODS)
 
@@ -193,6 +195,37 @@ def test_the_call_gives_the_same_as_the_function(name: str, photo: Pixels) -> No
     deep = (small[..., 0] * np.uint16(257)).astype(np.uint16)
     [filled] = pipeline(Image.fromarray(deep), hole).images
     assert np.array_equal(np.array(filled)[~hole], deep[~hole])
+
+
+@methods
+def test_windows_are_told_as_they_are_filled(name: str, photo: Pixels) -> None:
+    thin, thick = box(512, 512, slice(20, 24), slice(500)), box(512, 512, slice(200, 310), slice(9))
+    thick[200:310, 200:310] = True  # deep enough for a coarser level
+    told: list[tuple[int, int]] = []
+    pipeline = ClassicalPipeline(name)
+    photos = [Photo(as_picture(photo), hole, [0]) for hole in (thin | thick, thin)]
+    places = [
+        (place, sum(count for count, _ in told))
+        for place, _ in pipeline.fill(
+            photos, pipeline.settings(), on_progress=lambda *each: told.append(each)
+        )
+    ]
+    first = next(total for count, total in told if count)  # before the second photo is begun
+    assert places == [(0, first), (1, told[-1][1])]
+    assert 5 < first < told[-1][1]
+    assert max(count for count, _ in told) == 1
+
+
+def test_the_command_tells_of_many_windows(tmp_path: Path) -> None:
+    hole = np.zeros((3000, 3000), np.uint8)
+    hole[20::40, 20::40] = 255
+    Image.new("RGB", (3000, 3000), (200, 30, 90)).save(tmp_path / "photo.bmp")
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    files = [str(tmp_path / name) for name in ("photo.bmp", "mask.png", "out.bmp")]
+    command = ["inpaint", files[0], "--mask", files[1], "--model", "telea", "--output", files[2]]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert re.match(r"\d{3} windows to fill, about \d+ s\n1 of 1 in", result.stderr)
 
 
 @pytest.mark.parametrize(

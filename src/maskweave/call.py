@@ -98,8 +98,8 @@ class Pipeline(ABC):
         on_step : callable, optional
             Told of each step of each batch.
         on_progress : callable, optional
-            Told after each batch how many crops or windows were in it, and how many there are in
-            the photos that are begun.
+            Told how many crops or windows are filled since it was last told, maybe none, and how
+            many there are in the photos that are begun.
         on_note : callable, optional
             Told of a photo that the model is not for: its place and what there is to say. Without
             it none is looked at.

@@ -7,7 +7,7 @@ it changes. They suit holes that are thin, in photos of anything.
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -20,8 +20,26 @@ from maskweave.levels import enlarge_guide, shrink_photo
 from maskweave.maskgit import DecodeSettings
 from maskweave.windows import plan_windows
 
-Method = Callable[[Pixels, Hole], Pixels]
-"""Fills the hole of a photo; both are left as they are."""
+Fill = Callable[[Pixels, Hole], Pixels]
+"""Fills the hole of a window; both are left as they are."""
+
+OnWindows = Callable[[int, int], None]
+"""Told how many windows were filled just now, and how many further ones are planned."""
+
+
+def tell_nobody(_filled: int, _further: int) -> None:
+    """Keep silent about windows."""
+
+
+class Method(Protocol):
+    """Fills the hole of a photo, in windows if it is large; both are left as they are."""
+
+    def __call__(
+        self, pixels: Pixels, hole: Hole, side: int = ..., on_windows: OnWindows = tell_nobody
+    ) -> Pixels:
+        """Return the filled photo, as ``telea`` does."""
+        ...
+
 
 DOMAIN = "any photo: thin holes"
 """What the methods suit, as models say it in their config."""
@@ -45,7 +63,9 @@ DEEP = 32
 smooth there, and parts that thin hardly depend on what lies beyond the margin."""
 
 
-def telea(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
+def telea(
+    pixels: Pixels, hole: Hole, side: int = SIDE, on_windows: OnWindows = tell_nobody
+) -> Pixels:
     """Fill by fast marching (Telea 2004), with OpenCV.
 
     Parameters
@@ -56,31 +76,39 @@ def telea(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
         True in the hole, (height, width). A photo that is all hole becomes grey.
     side : int
         Longest side, in pixels, of a photo that is filled in one go, as the method was published.
+    on_windows : callable
+        Told of the windows. All are planned before the first is filled.
 
     Returns
     -------
     numpy.ndarray
         The filled photo, of which known pixels are as they were.
     """
-    return _by_windows(partial(_opencv, cv2.INPAINT_TELEA), pixels, hole, side)
+    return _by_windows(partial(_opencv, cv2.INPAINT_TELEA), pixels, hole, side, on_windows)
 
 
-def navier_stokes(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
+def navier_stokes(
+    pixels: Pixels, hole: Hole, side: int = SIDE, on_windows: OnWindows = tell_nobody
+) -> Pixels:
     """Fill by fluid dynamics (Bertalmio et al. 2001), with OpenCV, as ``telea`` does."""
-    return _by_windows(partial(_opencv, cv2.INPAINT_NS), pixels, hole, side)
+    return _by_windows(partial(_opencv, cv2.INPAINT_NS), pixels, hole, side, on_windows)
 
 
-def biharmonic(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
+def biharmonic(
+    pixels: Pixels, hole: Hole, side: int = SIDE, on_windows: OnWindows = tell_nobody
+) -> Pixels:
     """Fill with a biharmonic function (Damelin and Hoang 2018), with scikit-image, as ``telea``."""
-    return _by_windows(_biharmonic, pixels, hole, side)
+    return _by_windows(_biharmonic, pixels, hole, side, on_windows)
 
 
-def fsr(pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
+def fsr(
+    pixels: Pixels, hole: Hole, side: int = SIDE, on_windows: OnWindows = tell_nobody
+) -> Pixels:
     """Fill by frequency selective reconstruction, OpenCV contrib's fast profile, as ``telea`` does.
 
     Seiler et al. 2015 and Genser et al. 2018. It goes on with textures, and is the slowest.
     """
-    return _by_windows(_fsr, pixels, hole, side)
+    return _by_windows(_fsr, pixels, hole, side, on_windows)
 
 
 METHODS: dict[str, Method] = {
@@ -121,17 +149,25 @@ class ClassicalPipeline(Pipeline):
         **_: Any,
     ) -> Iterator[Filled]:
         """Fill photos as they come, one at a time, and yield each as soon as it is finished."""
+        planned = 0
+
+        def on_windows(filled: int, further: int) -> None:
+            nonlocal planned
+            planned += further
+            if on_progress is not None:
+                on_progress(filled, planned)
+
         for place, (picture, hole, seeds) in enumerate(photos):
             if len(seeds) > 1:
                 raise MaskweaveError(f"{self.name} draws nothing: there is one fill, not several")
-            painted = METHODS[self.name](picture.seen(hole), hole)
-            if on_progress is not None:
-                on_progress(1, place + 1)
+            painted = METHODS[self.name](picture.seen(hole), hole, on_windows=on_windows)
             filled = picture.filled(painted, hole)
             yield place, [[StepPicture(filled, np.zeros_like(hole))]]
 
 
-def _by_windows(method: Method, pixels: Pixels, hole: Hole, side: int = SIDE) -> Pixels:
+def _by_windows(
+    method: Fill, pixels: Pixels, hole: Hole, side: int, on_windows: OnWindows
+) -> Pixels:
     """Fill a photo in windows that see what earlier ones filled, deep parts at half the size.
 
     A photo whose longest side is at most ``side`` gets exactly what the method makes of it.
@@ -139,7 +175,10 @@ def _by_windows(method: Method, pixels: Pixels, hole: Hole, side: int = SIDE) ->
     if not hole.any() or hole.all():
         return covered(pixels, hole)
     if max(hole.shape) <= side:
-        return method(pixels, hole)
+        on_windows(0, 1)
+        filled = method(pixels, hole)
+        on_windows(1, 0)
+        return filled
     left, top, width, height = cv2.boundingRect(hole.astype(np.uint8))
     box = (
         slice(max(top - SIDE, 0), top + height + SIDE),
@@ -150,11 +189,13 @@ def _by_windows(method: Method, pixels: Pixels, hole: Hole, side: int = SIDE) ->
     deep = (
         cv2.distanceTransform(unknown.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) > DEEP
     )
+    rounds = plan_windows(unknown & ~deep, SIDE, context=MARGIN / SIDE)
+    on_windows(0, sum(map(len, rounds)))
     if deep.any():
-        coarse = _by_windows(method, *shrink_photo(near, unknown))
+        coarse = _by_windows(method, *shrink_photo(near, unknown), SIDE, on_windows)
         near[deep] = enlarge_guide(coarse, *deep.shape)[deep]
         unknown &= ~deep
-    for window in itertools.chain(*plan_windows(unknown, SIDE, context=MARGIN / SIDE)):
+    for window in itertools.chain(*rounds):
         core = (window.core_rows, window.core_columns)
         around = tuple(slice(max(side.start - MARGIN, 0), side.stop + MARGIN) for side in core)
         painted = method(near[around], unknown[around])
@@ -166,6 +207,7 @@ def _by_windows(method: Method, pixels: Pixels, hole: Hole, side: int = SIDE) ->
         part[inner] = unknown[core]
         near[around][part] = painted[part]
         unknown[core] = False
+        on_windows(1, 0)
     return filled
 
 

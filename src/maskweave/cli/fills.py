@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 MANY_WINDOWS = 200
 """Crops or windows above which even who sees no bar is told how many there are."""
 
+FIRST_WINDOWS = 16
+"""Crops or windows whose time tells that of the others."""
+
 FEW = 3
 """Images that get a note each; more with the same note are counted."""
 
@@ -192,13 +195,15 @@ def _windows(advance: "Advance", alone: bool) -> Callable[[int, int], None]:
     told = False
 
     def moved(count: int, total: int) -> None:
-        nonlocal filled, told
+        nonlocal started, filled, told
         filled += count
         if not alone:
             advance(0, f"{filled} windows")
             return
         advance(count, total=total)
-        if total > MANY_WINDOWS and not told:
+        if not filled:
+            started = time.perf_counter()  # reading and planning are done
+        if total > MANY_WINDOWS and filled >= FIRST_WINDOWS and not told:
             seconds = (time.perf_counter() - started) * (total - filled) / filled
             print(f"{total} windows to fill, about {_duration(seconds)}", file=sys.stderr)
             told = True
