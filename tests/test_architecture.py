@@ -10,9 +10,9 @@ ROOT = Path(maskweave.__file__).parent
 # From the bottom up. A module imports from the layers below its own and from its own package,
 # never from a sibling.
 LAYERS = [
-    {"errors", "progress"},
-    {"files", "formats", "metadata", "jpeg"} | {"seeds", "settings", "drawing", "guide", "models"},
-    {"depth"},
+    {"errors", "progress", "png"},
+    {"files", "formats", "metadata"} | {"seeds", "settings", "drawing", "guide", "models"},
+    {"depth", "jpeg", "tones"},
     {"schedules", "orders", "holes", "images", "legacy"},
     {"masks", "writing", "soften"},
     {"tokenizer", "transformer", "data"},

@@ -114,6 +114,42 @@ def test_tiff_with_a_compression_of_libtiff_is_read(tmp_path: Path) -> None:
         assert same(read_image(tmp_path / "x.tif").values, array)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize(("kind", "colours"), [("rgb", 3), ("minisblack", 1)])
+def test_one_channel_of_which_nothing_is_said_is_alpha(kind: str, colours: int, dtype: str) -> None:
+    array = values(dtype, colours + 1)
+    found = decoded(_untold(array, kind, 1))
+    assert same(found.values, array[:, :, 0] if colours == 1 else array[:, :, :3])
+    assert same(found.alpha, array[:, :, -1])
+    with pytest.raises(MaskweaveError, match=r"it: .*neither colour nor opacity"):
+        decoded(_untold(values(dtype, colours + 2), kind, 2))
+
+
+def _untold(array: np.ndarray, kind: str, surplus: int) -> bytes:
+    """Return a TIFF file whose tag ExtraSamples is one that nobody knows."""
+    content = tiff(array, photometric=kind, extrasamples=["unassalpha"] * surplus)
+    with tifffile.TiffFile(io.BytesIO(content)) as found:
+        place = found.pages.first.tags["ExtraSamples"].offset
+    return content[:place] + struct.pack("<H", 65_000) + content[place + 2 :]
+
+
+def test_four_channels_of_opencv_come_back(tmp_path: Path) -> None:
+    for dtype in ("uint8", "uint16", "float32"):
+        array = values(dtype, 4)
+        cv2.imwrite(str(tmp_path / "x.tif"), array[:, :, [2, 1, 0, 3]])
+        found = read_image(tmp_path / "x.tif")
+        assert same(found.values, array[:, :, :3]) and same(found.alpha, array[:, :, 3])
+
+
+def test_fewer_channels_than_colours_are_refused() -> None:
+    content = tiff(values("uint16", 1), photometric="minisblack")
+    with tifffile.TiffFile(io.BytesIO(content)) as found:
+        place = found.pages.first.tags["PhotometricInterpretation"].offset + 8
+    content = content[:place] + struct.pack("<H", 2) + content[place + 2 :]
+    with pytest.raises(MaskweaveError, match="it: RGB of 1 channels is not supported"):
+        decoded(content)
+
+
 def test_white_may_be_zero() -> None:
     array = values("uint16", 1)
     assert same(decoded(tiff(array, photometric="miniswhite")).values, 65535 - array)

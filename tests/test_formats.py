@@ -25,7 +25,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.formats import READ, WRITTEN, find_images, list_images
 from maskweave.images import decode_image, read_image
 from maskweave.metadata import NAMES
-from test_images import chunk, encoded, png
+from test_images import chunk, damaged, encoded, png
 
 PAGE = (Path(__file__).parent.parent / "docs" / "files.md").read_text(encoding="utf-8")
 
@@ -111,6 +111,7 @@ SAMPLES: dict[tuple[str, str], Callable[[], bytes]] = {
     ("TIFF", "16-bit grey, white is zero"): tiff(DEEP[:, :, 0], "miniswhite"),
     ("TIFF", "16-bit RGB"): tiff(DEEP[:, :, :3], "rgb"),
     ("TIFF", "16-bit RGB and alpha"): tiff(DEEP, "rgb", "unassalpha"),
+    ("TIFF", "16-bit RGB and a channel of which nothing is said"): opencv(".tif", DEEP),
     ("TIFF", "float32 grey"): tiff(FLOATS[:, :, 0], "minisblack"),
     ("TIFF", "float32 RGB"): tiff(FLOATS[:, :, :3], "rgb"),
     ("TIFF", "float32 RGB and alpha"): tiff(FLOATS, "rgb", "unassalpha"),
@@ -153,6 +154,7 @@ SAMPLES: dict[tuple[str, str], Callable[[], bytes]] = {
     ("PNG", "20,000 x 6,000 pixels"): lambda: png(20_000, 6_000, 8, 2, b""),
     ("PNG", "a text that unpacks to more than 1 MB"): bomb,
     ("PNG", "half a file"): lambda: saved("PNG", "RGB")()[:5000],
+    ("PNG", "pixels with a wrong checksum"): lambda: damaged(saved("PNG", "RGB")()),
     ("TGA", "RGB"): saved("TGA", "RGB"),
     ("ICO", "RGB and alpha"): saved("ICO", "RGBA"),
     ("none", "nothing"): lambda: b"",

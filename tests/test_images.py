@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from maskweave.errors import MaskweaveError
 from maskweave.formats import SUFFIXES, WRITTEN
-from maskweave.images import Picture, read_image
+from maskweave.images import Picture, decode_image, read_image
 from maskweave.writing import write_image, write_picture
 
 
@@ -119,6 +119,12 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data
 
 
+def damaged(content: bytes) -> bytes:
+    """Change the checksum of a PNG file's last pixels, which stay as they are."""
+    end = len(content) - len(chunk(b"IEND", b""))
+    return content[: end - 1] + bytes((content[end - 1] ^ 1,)) + content[end:]
+
+
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
@@ -150,6 +156,31 @@ def test_bad_files_are_refused_by_name(name: str, tmp_path: Path) -> None:
     with pytest.raises(MaskweaveError, match=message) as caught:
         read_image(tmp_path / name)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_what_is_odd_in_a_png_is_one_line_or_none(
+    depth: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    row = bytes(1 + 3 * depth // 8)
+    with pytest.raises(MaskweaveError, match=r"^it is not a readable image: the checksum"):
+        decode_image(io.BytesIO(damaged(png(1, 1, depth, 2, row))), "it")
+    odd = png(1, 1, depth, 2, row, chunk(b"sBIT", bytes(7)) + chunk(b"tIME", bytes(7)))
+    for content in (odd, odd[:-12]):  # without its end as well
+        assert decode_image(io.BytesIO(content), "it").shape == (1, 1)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_of_8_bits_says_how_it_was_turned(orientation: int, pixels: np.ndarray) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for mode in ("RGB", "L", "P", "RGBA"):
+        image = Image.fromarray(pixels).convert(mode)
+        found = decode_image(io.BytesIO(encoded(image, "TIFF", exif=exif)), "it")
+        upright = decode_image(io.BytesIO(encoded(image, "PNG", exif=exif)), "it")
+        assert found.about.orientation == upright.about.orientation == orientation
+        assert np.array_equal(found.values, upright.values)
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

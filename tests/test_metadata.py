@@ -1,6 +1,7 @@
 """What a file says of its picture goes along, but for what would show the picture as it was."""
 
 import io
+import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from maskweave.errors import MaskweaveError
 from maskweave.formats import WRITTEN
 from maskweave.images import Picture, as_picture, converted, read_image
-from maskweave.metadata import NAMES
+from maskweave.metadata import NAMES, About
 from maskweave.writing import check_writable, write_picture
 from test_images import chunk, png
 
@@ -241,6 +243,82 @@ def test_broken_exif_loses_nothing_but_itself(broken: bytes, tmp_path: Path) -> 
     picture = read_image(tmp_path / "x.jpg")
     assert picture.shape == (2, 4)
     write_picture(picture, tmp_path / "y.png")
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+def test_exif_with_damaged_bytes_refuses_no_photo(form: str, tmp_path: Path) -> None:
+    rng, plain = np.random.default_rng(0), with_thumbnail(exif())
+    for _ in range(60):
+        broken = bytearray(plain)
+        for place in rng.integers(6, len(broken), rng.integers(1, 5)):
+            broken[place] = rng.integers(256)
+        buffer = io.BytesIO()
+        Image.new("RGB", (4, 2)).save(buffer, form, exif=bytes(broken), dpi=(72, 72))
+        source = tmp_path / "source.jpg"
+        source.write_bytes(buffer.getvalue())
+        picture = read_image(source)
+        for suffix in SUFFIXES:
+            write_picture(picture, tmp_path / f"x{suffix}", source=source)
+            assert read_image(tmp_path / f"x{suffix}").shape == picture.shape
+
+
+def test_an_orientation_of_another_type_turns_the_photo(tmp_path: Path) -> None:
+    odd = exif()
+    odd[ExifTags.Base.Orientation] = 6
+    content = bytearray(odd.tobytes())
+    order: Any = "little" if content[6:8] == b"II" else "big"
+    entry = content.index((274).to_bytes(2, order) + (3).to_bytes(2, order))
+    content[entry + 2 : entry + 12] = (
+        (11).to_bytes(2, order)  # a floating-point number
+        + (1).to_bytes(4, order)
+        + struct.pack("<f" if order == "little" else ">f", 6)
+    )
+    Image.new("RGB", (4, 2)).save(tmp_path / "x.png", exif=bytes(content))
+    picture = read_image(tmp_path / "x.png")
+    assert picture.shape == (4, 2) and picture.about.orientation == 6
+
+
+def test_width_and_height_before_turning_are_left(tmp_path: Path) -> None:
+    sized = exif()
+    sized[ExifTags.IFD.Exif] = {
+        ExifTags.Base.ExifImageWidth: 4,
+        ExifTags.Base.ExifImageHeight: 2,
+        ExifTags.Base.ExposureTime: 0.5,
+    }
+    Image.new("RGB", (4, 2)).save(tmp_path / "x.png", exif=sized)
+    write_picture(read_image(tmp_path / "x.png"), tmp_path / "y.png")
+    with Image.open(tmp_path / "y.png") as image:
+        kept = image.getexif().get_ifd(ExifTags.IFD.Exif)
+    assert dict(kept) == {ExifTags.Base.ExposureTime: 0.5}
+
+
+@pytest.mark.parametrize("resolution", [4e9, 1e6, 1e-9])
+def test_an_absurd_resolution_is_no_error(resolution: float, tmp_path: Path) -> None:
+    pixels = np.zeros((2, 4, 3), np.uint8)
+    tifffile.imwrite(
+        tmp_path / "x.tif", pixels, photometric="rgb", resolution=(resolution, resolution)
+    )
+    picture = read_image(tmp_path / "x.tif")
+    assert (picture.about.dpi is None) == (resolution == 4e9)
+    for suffix in SUFFIXES:
+        write_picture(picture, tmp_path / f"y{suffix}")
+    if resolution == 1e6:
+        for name in ("y.png", "y.tif"):
+            assert np.allclose(read_image(tmp_path / name).about.dpi or 0, 1e6, atol=0.02)
+        assert check_writable(picture, Path("x.jpg")) == (
+            "JPEG cannot hold the resolution of the image",
+        )
+
+
+def test_what_a_library_cannot_pack_is_one_line(tmp_path: Path) -> None:
+    picture = Picture(np.zeros((2, 4, 3), np.uint8), None, About(dpi=(1e12, 1e12)))
+    with pytest.raises(MaskweaveError, match="cannot write"):
+        write_picture(picture, tmp_path / "x.png")
+
+
+def test_what_is_lost_is_joined_as_in_a_sentence(photo: Path) -> None:
+    [note] = check_writable(read_image(photo), Path("x.bmp"))
+    assert note == "BMP cannot hold EXIF, XMP, the colour profile and the comment of the image"
 
 
 def test_pil_images_say_what_they_said(photo: Path) -> None:

@@ -11,11 +11,13 @@ from PIL import Image
 
 from maskweave.errors import MaskweaveError
 from maskweave.formats import check_limits
-from maskweave.metadata import SIDEWAYS, About, about_tiff, orientation
+from maskweave.metadata import SIDEWAYS, About, about_tiff, exif_of, orientation
+from maskweave.png import pixels_alone
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # it tells of what is odd in a file
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_COLOURS = {"RGB": 3, "MINISBLACK": 1, "MINISWHITE": 1}
 
 
 class Deep(NamedTuple):
@@ -90,7 +92,7 @@ def decode(image: Image.Image, file: BinaryIO) -> Deep:
     grey = image.mode == "LA" or "LA;16" in str(getattr(image, "tile", ""))
     if image.format != "PPM":  # whose 16 bits Pillow reads a hundred times more slowly than OpenCV
         image.load()  # Pillow finds what is damaged, and a transparent colour
-    pixels = _pixels(_content(file))
+    pixels = _pixels(pixels_alone(file) if image.format == "PNG" else _content(file))
     if pixels.dtype != np.uint16 or pixels.shape[:2] != (image.height, image.width):
         raise MaskweaveError(f"16 bits cannot be read from this {image.format}")
     values, alpha = pixels, None
@@ -101,7 +103,7 @@ def decode(image: Image.Image, file: BinaryIO) -> Deep:
     if alpha is None and key is not None:
         other = values != np.array(key, dtype=np.uint16)
         alpha = (other if other.ndim == 2 else other.any(axis=2)) * np.uint16(65535)
-    angle = orientation(image.getexif())
+    angle = orientation(exif_of(image))
     return Deep(turned(values, angle), None if alpha is None else turned(alpha, angle))
 
 
@@ -120,13 +122,16 @@ def decode_tiff(file: BinaryIO) -> tuple[Deep, About] | None:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         check_limits(page.imagewidth, page.imagelength, len(tiff.pages))
-        extra = tuple(page.extrasamples)
-        if len(extra) > 1 or tifffile.EXTRASAMPLE.UNSPECIFIED in extra:
+        extra, mode = tuple(page.extrasamples), tifffile.PHOTOMETRIC(page.photometric).name
+        # Many programs do not say what a channel beside the colours is: it is taken for opacity.
+        surplus = page.samplesperpixel - _COLOURS.get(mode, page.samplesperpixel - len(extra))
+        if surplus < 0:
+            raise MaskweaveError(f"{mode} of {page.samplesperpixel} channels is not supported")
+        if surplus > 1 or tifffile.EXTRASAMPLE.UNSPECIFIED in extra:
             raise MaskweaveError("channels that are neither colour nor opacity are not supported")
         kind, bits = str(page.dtype), page.bitspersample
         if kind in ("uint8", "bool"):
             return None
-        mode = tifffile.PHOTOMETRIC(page.photometric).name
         if (kind, bits) not in (("uint16", 16), ("float32", 32)):
             raise MaskweaveError(f"TIFF of {bits} bits ({kind}) is not supported")
         white = mode == "MINISWHITE" and kind == "uint16"
@@ -139,7 +144,7 @@ def decode_tiff(file: BinaryIO) -> tuple[Deep, About] | None:
     values = samples[:, :, 0] if mode != "RGB" else samples[:, :, :3]
     if white:
         values = 65535 - values
-    alpha = samples[:, :, -1] if extra else None
+    alpha = samples[:, :, -1] if surplus else None
     return Deep(np.ascontiguousarray(values), None if alpha is None else alpha.copy()), about
 
 

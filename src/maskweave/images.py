@@ -16,15 +16,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from maskweave.depth import bits_of, decode, decode_tiff, opaque
+from maskweave.depth import bits_of, decode, decode_tiff, opaque, turned
 from maskweave.errors import MaskweaveError
 from maskweave.formats import FORMATS, check_limits
-from maskweave.metadata import About, about_image, orientation, png_chunks
-from maskweave.tones import as_bytes, continued, from_bytes, known_range, luminance
+from maskweave.metadata import About, about_image, exif_of, orientation, png_chunks
+from maskweave.tones import Hole, as_bytes, continued, from_bytes, known_range, luminance
 
 GREY = 128
 """Covers a hole in pictures."""
@@ -34,7 +34,6 @@ WHOLE_MODES = ("I", "I;16", "I;16L", "I;16B")
 DEEP_MODES = (*WHOLE_MODES[1:], "F")
 
 Pixels = UInt8[np.ndarray, "height width 3"]
-Hole = Bool[np.ndarray, "height width"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,18 +276,20 @@ def _converted(image: Image.Image) -> Picture:
     """Return Pillow's image in the depth that Pillow gives it."""
     if image.mode in SHALLOW_MODES and bits_of(image, None) > 8:
         raise MaskweaveError("PIL keeps 8 of its 16 bits: images.read_image keeps all")
-    upright, _ = _upright(image, (*SHALLOW_MODES, *DEEP_MODES))
+    _check(image, (*SHALLOW_MODES, *DEEP_MODES))
+    shown = orientation(exif_of(image))  # loads some formats, which are known to be small by now
+    image.load()
     said = about_image(image)
-    if upright.mode in DEEP_MODES:
-        values = np.array(upright)
-        return Picture(values.astype(np.float32 if image.mode == "F" else np.uint16), None, said)
-    alpha = None
-    if upright.has_transparency_data:
-        alpha = np.array(upright.convert("RGBA").getchannel("A"))
-    mode = "L" if upright.mode in ("1", "L", "LA", "La") else "RGB"
-    return Picture(
-        np.array(upright if upright.mode == mode else upright.convert(mode)), alpha, said
-    )
+    angle = said.orientation  # 1 of a TIFF file, which Pillow has turned as it loaded it
+    said, alpha = replace(said, orientation=shown), None
+    if image.mode in DEEP_MODES:
+        values = np.array(image).astype(np.float32 if image.mode == "F" else np.uint16)
+    else:
+        if image.has_transparency_data:
+            alpha = turned(np.array(image.convert("RGBA").getchannel("A")), angle)
+        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+        values = np.array(image if image.mode == mode else image.convert(mode))
+    return Picture(turned(values, angle), alpha, said)
 
 
 def _check(image: Image.Image, modes: tuple[str, ...]) -> None:
@@ -297,11 +298,3 @@ def _check(image: Image.Image, modes: tuple[str, ...]) -> None:
     check_limits(image.width, image.height, pages)
     if image.mode not in modes:
         raise MaskweaveError(f"{image.mode} images are not supported; convert it to RGB")
-
-
-def _upright(image: Image.Image, modes: tuple[str, ...]) -> tuple[Image.Image, int]:
-    """Return an image the right way up, unless it is refused, and how it was turned."""
-    _check(image, modes)
-    turned = orientation(image.getexif())  # loads some formats, which are known to be small by now
-    image.load()
-    return ImageOps.exif_transpose(image) if turned != 1 else image, turned

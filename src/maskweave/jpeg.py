@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, JpegImagePlugin
+from PIL import Image, JpegImagePlugin
+
+from maskweave.metadata import UPRIGHT, exif_of, orientation
 
 QUALITY = 95
 """Quality, of 100, of what was no JPEG before."""
@@ -86,7 +88,7 @@ def _read_original(source: Path) -> _Original | None:
             with Image.open(source, formats=("JPEG",)) as image:
                 assert isinstance(image, JpegImagePlugin.JpegImageFile)
                 # Turned pixels would meet those of other places.
-                turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+                turned = orientation(exif_of(image)) != UPRIGHT
                 values = np.empty(0, np.uint8) if turned else np.array(image)
                 return _Original(values, image.quantization, JpegImagePlugin.get_sampling(image))
         except OSError:

@@ -5,9 +5,7 @@ behind is what would show the picture as it was or turn it again: thumbnails, an
 camera makers, which hold previews; orientations are set to 1.
 """
 
-import math
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -15,6 +13,11 @@ from typing import Any, BinaryIO
 
 from PIL import ExifTags, Image
 from tifffile import TiffPage
+
+from maskweave.png import chunks
+
+LARGEST_RESOLUTION = 54_000_000
+"""Pixels per inch that PNG can hold, as 31 bits of them per metre; atoms are hardly smaller."""
 
 UPRIGHT = 1
 """EXIF orientation of a picture that is not to be turned."""
@@ -34,6 +37,12 @@ _EXIF = (
 
 The resolution is kept beside them, as many formats have a place of their own for it.
 """
+
+_LEFT = (
+    *(ExifTags.IFD.MakerNote, ExifTags.IFD.Interop),
+    *(ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight),  # as it was before turning
+)
+"""Tags of the other directories that stay behind."""
 
 _XMP, _PROFILE = 700, 34675
 _OF_BIGTIFF = (ExifTags.Base.Orientation, _XMP, _PROFILE)
@@ -87,12 +96,19 @@ class About:
 
 def about_image(image: Image.Image) -> About:
     """Return what Pillow's image, not yet turned, says of itself."""
-    return about(image.format or "", image.mode, image.getexif(), image.info)
+    return about(image.format or "", image.mode, exif_of(image), image.info)
+
+
+def exif_of(image: Image.Image) -> Image.Exif:
+    """Return the EXIF of Pillow's image, as far as it can be read."""
+    with suppress(Exception):
+        return image.getexif()
+    return image.getexif()  # Pillow gives what it has read by then, or tells what else is broken
 
 
 def about(form: str, mode: str, exif: Image.Exif, info: Mapping[Any, Any]) -> About:
     """Return what is said in EXIF and in a dict like ``Image.info``."""
-    comment = info.get("comment")
+    comment, profile = info.get("comment"), info.get("icc_profile")
     dpi = None if form == "TIFF" else info.get("dpi")  # which Pillow invents where it is missing
     return About(
         format=form,
@@ -100,7 +116,7 @@ def about(form: str, mode: str, exif: Image.Exif, info: Mapping[Any, Any]) -> Ab
         orientation=orientation(exif),
         exif=_clean_exif(exif),
         xmp=_clean_xmp(info.get("xmp")),
-        profile=info.get("icc_profile") or None,
+        profile=profile if isinstance(profile, bytes) and profile else None,
         dpi=_resolution(dpi) or _resolution_in(exif),
         comment=comment if isinstance(comment, bytes) and form in ("JPEG", "MPO", "GIF") else None,
     )
@@ -113,15 +129,16 @@ def about_tiff(page: TiffPage, file: BinaryIO, mode: str) -> About:
         exif.update({tag: page.tags.valueof(tag) for tag in _OF_BIGTIFF if tag in page.tags})
     else:
         file.seek(0)
-        exif.load_from_fp(file)
-    info = {"xmp": exif.get(_XMP), "icc_profile": exif.get(_PROFILE)}
+        with suppress(Exception):
+            exif.load_from_fp(file)
+    info = {"xmp": _value(exif, _XMP), "icc_profile": _value(exif, _PROFILE)}
     return about("TIFF", mode, exif, info)
 
 
 def orientation(exif: Image.Exif) -> int:
     """Return the EXIF orientation, 1 where it is missing or none that there is."""
-    found = exif.get(ExifTags.Base.Orientation, UPRIGHT)
-    return found if found in range(1, 9) else UPRIGHT
+    found = _value(exif, ExifTags.Base.Orientation)
+    return int(found) if found in range(1, 9) else UPRIGHT
 
 
 def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
@@ -129,13 +146,9 @@ def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
 
     Pillow has read the file before: it refuses texts that are too large.
     """
-    file.seek(8)
-    while len(head := file.read(8)) == 8 and head[4:] != b"IEND":
-        length, name = struct.unpack(">I4s", head)
-        content = file.read(length) if name in _CHUNKS else None
-        if content is not None and not content.startswith(_ELSEWHERE):
-            yield name, content
-        file.seek(4 if content is not None else length + 4, 1)
+    for name, chunk in chunks(file):
+        if name in _CHUNKS and not chunk.startswith(_ELSEWHERE, 8):
+            yield name, chunk[8:-4]
 
 
 def _clean_exif(exif: Image.Exif) -> bytes | None:
@@ -147,7 +160,7 @@ def _clean_exif(exif: Image.Exif) -> bytes | None:
                 new[tag] = exif[tag]
         for directory in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
             found = dict(exif.get_ifd(directory))
-            for dropped in (ExifTags.IFD.MakerNote, ExifTags.IFD.Interop):
+            for dropped in _LEFT:
                 found.pop(dropped, None)
             if found:
                 new[directory] = found
@@ -167,17 +180,25 @@ def _clean_xmp(xmp: Any) -> bytes | None:
     return re.sub(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)\d""", rb"\g<1>1", xmp)
 
 
+def _value(exif: Image.Exif, tag: int) -> Any:
+    """Return what a tag says; None where it is missing or cannot be read."""
+    with suppress(Exception):
+        return exif.get(tag)
+    return None
+
+
 def _resolution_in(exif: Image.Exif) -> tuple[float, float] | None:
-    per_inch = {2: 1.0, 3: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, 2), 0.0)
-    found = [exif.get(tag) for tag in (ExifTags.Base.XResolution, ExifTags.Base.YResolution)]
+    tags = (ExifTags.Base.XResolution, ExifTags.Base.YResolution, ExifTags.Base.ResolutionUnit)
+    across, down, unit = (_value(exif, tag) for tag in tags)
+    per_inch = {None: 1.0, 2: 1.0, 3: 2.54}.get(unit, 0.0)
     with suppress(TypeError, ValueError, ZeroDivisionError):
-        return _resolution([float(each) * per_inch for each in found if each is not None])
+        return _resolution((float(across) * per_inch, float(down) * per_inch))
     return None
 
 
 def _resolution(dpi: Any) -> tuple[float, float] | None:
     with suppress(TypeError, ValueError, ZeroDivisionError):
         across, down = (float(each) for each in dpi)
-        if all(math.isfinite(each) and each > 0 for each in (across, down)):
+        if all(0 < each <= LARGEST_RESOLUTION for each in (across, down)):
             return across, down
     return None

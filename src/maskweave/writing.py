@@ -14,12 +14,16 @@ from maskweave.depth import opaque
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
 from maskweave.formats import SUFFIXES, WRITTEN
-from maskweave.images import Hole, Picture
+from maskweave.images import Picture
 from maskweave.jpeg import save_jpeg
 from maskweave.metadata import NAMES, About
+from maskweave.tones import Hole
 
 LONGEST_IN_JPEG = 65_000
 """Bytes of EXIF or of XMP that fit into a JPEG file."""
+
+LARGEST_RESOLUTION_IN_JPEG = 65_535
+"""Pixels per inch of which a JPEG file can tell."""
 
 BITS = {"uint8": "8 bits", "uint16": "16 bits", "float32": "floating-point numbers"}
 
@@ -55,8 +59,9 @@ def check_writable(picture: Picture, file: Path, hole: Hole | None = None) -> tu
         height, width = picture.shape
         raise MaskweaveError(f"{file}: {width}x{height} is more than the {holds.side} of {kind}")
     lost = picture.about.said() - _kept(picture, kind).said()
-    names = ", ".join(name for each, name in NAMES.items() if each in lost)
-    return (f"{kind} cannot hold {names} of the image",) if names else ()
+    *names, last = [name for each, name in NAMES.items() if each in lost] or [""]
+    joined = f"{', '.join(names)} and {last}" if names else last
+    return (f"{kind} cannot hold {joined} of the image",) if last else ()
 
 
 def write_picture(
@@ -105,7 +110,7 @@ def write_picture(
             if error.errno:
                 raise
             raise MaskweaveError(f"cannot write {file}: {error}") from error
-        except ValueError as error:  # Pillow's, of what a format cannot hold
+        except (ValueError, struct.error) as error:  # Pillow's, of what a format cannot hold
             raise MaskweaveError(f"cannot write {file}: {error}") from error
 
 
@@ -137,6 +142,8 @@ def _kept(picture: Picture, kind: str) -> About:
             each for each in ("exif", "xmp") if len(getattr(about, each) or b"") > LONGEST_IN_JPEG
         ]
         about = replace(about, **dict.fromkeys(long))
+        if max(about.dpi or (0,)) > LARGEST_RESOLUTION_IN_JPEG:
+            about = replace(about, dpi=None)
     if kind == "WEBP" and (about.profile or b"")[16:20] == b"GRAY":  # it has colours alone
         about = replace(about, profile=None)
     return about
