@@ -21,7 +21,7 @@ LAYERS = [
     {"walk", "classical"},
     {"batches"},
     {"pipeline"},
-    {"training", "evaluation", "convert"},
+    {"training", "evaluation", "convert", "recall"},
     {"presets", "report", "web"},
     {"cli"},
     {"__init__", "__main__"},

@@ -47,8 +47,12 @@ _LEFT = (
 _XMP, _PROFILE = 700, 34675
 _OF_BIGTIFF = (ExifTags.Base.Orientation, _XMP, _PROFILE)
 _CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"tEXt", b"zTXt", b"iTXt")
-_ELSEWHERE = (b"Raw profile type ", b"XML:com.adobe.xmp")
-"""How texts of PNG begin that hold EXIF, XMP or previews: these are kept as what they are."""
+RECIPE = "maskweave"
+"""Keyword of the text in a PNG file that tells how it was filled: see ``recall``."""
+
+_ELSEWHERE = (b"Raw profile type ", b"XML:com.adobe.xmp", RECIPE.encode() + b"\0")
+"""How texts of PNG begin that hold EXIF, XMP or previews, which are kept as what they are, or how
+the picture was filled, which is no longer true once it is filled again."""
 
 NAMES = {
     "exif": "EXIF",

@@ -18,8 +18,12 @@ from maskweave.cli.options import (
     Seed,
     load_pipeline,
 )
+from maskweave.cli.repeat import Again, repeat
 from maskweave.errors import MaskweaveError
 from maskweave.files import tried
+
+WITH_FROM = {"from_", "image", "output", "mask", "model", "device", "overwrite"}
+"""Options that go with --from; the others are told by the file."""
 
 Image = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
 Output = Annotated[
@@ -78,11 +82,23 @@ Memory = Annotated[
     typer.Option(min=1, help="Megabytes that photos may take at once; 500 if not given."),
 ]
 
+From = Annotated[
+    Path | None,
+    typer.Option(
+        "--from",
+        help="Repeat the fill of this PNG file, which the page has made: model, seeds and "
+        "settings come from it.",
+        metavar="FILE",
+    ),
+]
+
 
 def inpaint(
+    ctx: typer.Context,
     image: Image,
     output: Output,
     mask: Mask = None,
+    from_: From = None,
     model: ModelOrMethod = "cats64",
     steps: Steps = None,
     schedule: Schedule = None,
@@ -113,6 +129,13 @@ def inpaint(
     if nothing can be done, or no more because the output cannot be written; 130 after Ctrl-C and
     143 after SIGTERM. What was written by then is whole, and --skip-existing goes on from there.
     """
+    if from_ is not None:
+        given = _given(ctx)
+        if beside := sorted(given.keys() - WITH_FROM):
+            raise MaskweaveError(f"--from tells {given[beside[0]]} itself")
+        named = model if "model" in given else None
+        repeat(Again(from_, image, mask, Path(output), named, device, overwrite))
+        return
     if overwrite and skip_existing:
         raise MaskweaveError("--overwrite and --skip-existing exclude each other")
     jobs: list[Job] = []
@@ -146,3 +169,13 @@ def inpaint(
                 leave=skip_existing,
             )
             do(jobs, pipeline, settings, asked)
+
+
+def _given(ctx: typer.Context) -> dict[str, str]:
+    """Return which options were given, and how they are called."""
+    found: dict[str, str] = {}
+    for each in ctx.command.params:
+        source = ctx.get_parameter_source(each.name or "")
+        if each.name and source is not None and source.name == "COMMANDLINE":
+            found[each.name] = each.opts[0]
+    return found

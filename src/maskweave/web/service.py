@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import torch
 
 from maskweave.call import Photo, Pipeline, StepPicture
-from maskweave.checkpoint import shipped_models
+from maskweave.checkpoint import as_config, resolve, shipped_models
 from maskweave.classical import METHODS
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Picture
+from maskweave.legacy import read_defaults
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.masks import grown
 from maskweave.pipeline import load_pipeline
+from maskweave.recall import Made, made_by
 from maskweave.seeds import draw_seeds
 from maskweave.soften import softened
 
@@ -115,6 +117,8 @@ class Filled(NamedTuple):
     """How it was decoded, with the model's defaults."""
     notes: tuple[str, ...]
     """What a user should be told."""
+    made: Made
+    """What else the bytes of the fills depend on."""
 
 
 class Ticket:
@@ -122,17 +126,18 @@ class Ticket:
 
     future: Future[Filled]
 
-    def __init__(self) -> None:
+    def __init__(self, leave: Callable[["Ticket"], None]) -> None:
         self.place = 0
         """How many are before it in the line: 0 if it runs or has ended."""
         self.progress = Progress()
         """How far it is."""
-        self._unwanted = Event()
+        self._unwanted, self._leave = Event(), leave
 
     def cancel(self) -> None:
         """Take it out of the line, or stop it within a step."""
         self._unwanted.set()
-        self.future.cancel()
+        if self.future.cancel():
+            self._leave(self)
 
     def check(self) -> None:
         """Raise CancelError if it was cancelled."""
@@ -167,7 +172,7 @@ class Service:
 
     def __init__(
         self,
-        model: str = "cats64",
+        model: str,
         *,
         load: Callable[[str], Pipeline] = load_pipeline,
         max_pixels: int = MAX_PIXELS,
@@ -238,12 +243,11 @@ class Service:
                 raise BusyError(self.waiting, math.ceil(self._seconds))
             wanted = read()
             self._check(wanted)
-            ticket = Ticket()
+            ticket = Ticket(self._leave)
             with self._line_changes:
                 ticket.place = len(self._line)
                 self._line.append(ticket)
                 ticket.future = self._thread.submit(self._run, ticket, wanted)
-                ticket.future.add_done_callback(lambda _: self._leave(ticket))  # cancelled
             return ticket
 
     def check_size(self, width: int, height: int) -> None:
@@ -255,6 +259,20 @@ class Service:
         """Return whether a model has decode settings: classical methods have none."""
         name = model or self.model
         return self._sources.get(name, name) not in METHODS
+
+    def defaults(self, model: str | None = None) -> DecodeSettings:
+        """Return how a model decodes unless told otherwise; it is not loaded for that.
+
+        Raises
+        ------
+        MaskweaveError
+            If its files cannot be read.
+        """
+        if not self.decodes(model):
+            return DecodeSettings(paint="expected")
+        name = model or self.model
+        file = resolve(self._sources.get(name, name)) / "config.json"
+        return as_config(DecodeSettings, read_defaults(file), file)
 
     def close(self) -> None:
         """Cancel all fills and wait until they have ended."""
@@ -329,7 +347,7 @@ class Service:
                 for steps in fills
             ]
         self._seconds = time.perf_counter() - started
-        return Filled(fills, name, settings, tuple(notes))
+        return Filled(fills, name, settings, tuple(notes), made_by(pipeline))
 
 
 def seeds_of(seed: int, number: int) -> list[int]:

@@ -1,0 +1,313 @@
+"""What the page's controls do: from their values to a session and back."""
+
+import html
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
+from functools import wraps
+from pathlib import Path
+from secrets import randbelow
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from maskweave.errors import MaskweaveError
+from maskweave.images import Hole
+from maskweave.masks import grown, remarks
+from maskweave.web import views
+from maskweave.web.parts import Parts
+from maskweave.web.service import Service, Ticket
+from maskweave.web.session import Request, Result, Session
+
+POLL = 0.2
+"""Seconds between two looks at how far a fill is."""
+
+FRAME = 0.6
+"""Seconds for which a step is shown when they are played."""
+
+
+Updates = dict[Any, Any]
+
+
+def told(act: Callable[..., Updates]) -> Callable[..., Updates]:
+    """Let an act show what goes wrong in the page's status."""
+
+    @wraps(act)
+    def showing(self: "Acts", *values: Any) -> Updates:
+        try:
+            return act(self, *values)
+        except MaskweaveError as error:
+            return {self.parts.status: failure(error)}
+
+    return showing
+
+
+class Acts:
+    """The visitors of a page and what they do."""
+
+    def __init__(self, service: Service, version: str, parts: Parts, folder: Path) -> None:
+        """Keep what acts work on.
+
+        Parameters
+        ----------
+        service : Service
+            What fills.
+        version : str
+            That of the package, which downloads tell.
+        parts : Parts
+            The page's controls.
+        folder : Path
+            Where Gradio keeps files of this page.
+        """
+        self.service, self.version, self.parts, self.folder = service, version, parts, folder
+        self.sessions: dict[str, Session] = {}
+        """Those whose page is open, by Gradio's name."""
+
+    def session(self, request: gr.Request) -> Session:
+        """Return the visitor's session.
+
+        Raises
+        ------
+        MaskweaveError
+            If there is none, as the server was started anew.
+        """
+        found = self.sessions.get(request.session_hash or "")
+        if found is None:
+            raise MaskweaveError("This page is of an earlier start: reload it.")
+        return found
+
+    def begin(self, request: gr.Request) -> Updates:
+        """Show the sample photo with its mask."""
+        self.folder.mkdir(exist_ok=True)
+        session, hole = Session.sample(self.folder)
+        self.sessions[request.session_hash or ""] = session
+        return self._editor(session, hole)
+
+    def end(self, request: gr.Request) -> None:
+        """Forget a visitor whose page was closed, and their files."""
+        session = self.sessions.pop(request.session_hash or "", None)
+        if session is not None:
+            if session.ticket is not None:
+                session.ticket.cancel()
+            shutil.rmtree(session.folder, ignore_errors=True)
+        if not self.sessions:  # Gradio's own files do not say whose they are
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    @told
+    def open_photo(self, request: gr.Request, file: str) -> Updates:
+        """Show another photo."""
+        session = self.session(request)
+        hole = session.open(Path(file).read_bytes(), Path(file).name, self.service)
+        return self._editor(session, hole)
+
+    @told
+    def open_mask(self, request: gr.Request, file: str) -> Updates:
+        """Show the mask of a file on the photo."""
+        session = self.session(request)
+        hole, notes = session.opened_mask(Path(file).read_bytes(), self.service)
+        return self._editor(session, hole) | {self.parts.status: line(" ".join(notes))}
+
+    @told
+    def save_mask(self, request: gr.Request, painted: dict[str, Any]) -> Updates:
+        """Write the mask to a file that the browser then fetches."""
+        session = self.session(request)
+        file = session.download_mask(session.hole(painted))
+        return {self.parts.mask_file: gr.DownloadButton(value=file)}
+
+    @told
+    def add_box(self, request: gr.Request, painted: Any, *box: float) -> Updates:
+        """Add a box to the mask."""
+        session = self.session(request)
+        return self._editor(session, session.hole(painted) | session.box(*box))
+
+    @told
+    def cut_box(self, request: gr.Request, painted: Any, *box: float) -> Updates:
+        """Take a box from the mask."""
+        session = self.session(request)
+        return self._editor(session, session.hole(painted) & ~session.box(*box))
+
+    @told
+    def widen(self, request: gr.Request, painted: Any, pixels: float) -> Updates:
+        """Widen the mask."""
+        session = self.session(request)
+        return self._editor(session, grown(session.hole(painted), int(pixels)))
+
+    @told
+    def clear(self, request: gr.Request) -> Updates:
+        """Take all of the mask away; the photo stays."""
+        session = self.session(request)
+        return self._editor(session, np.zeros(session.picture.shape, dtype=bool))
+
+    @told
+    def choose_model(self, model: str) -> Updates:
+        """Show a model's own settings; those that it has no use for cannot be changed."""
+        defaults, decodes = self.service.defaults(model), self.service.decodes(model)
+        return {
+            part: gr.update(value=getattr(defaults, name), interactive=decodes)
+            for name, part in self.parts.decoding().items()
+        }
+
+    def dice(self) -> int:
+        """Return another seed."""
+        return randbelow(2**31)
+
+    def cancel(self, request: gr.Request) -> None:
+        """Stop the visitor's fill."""
+        session = self.sessions.get(request.session_hash or "")
+        if session is not None and session.ticket is not None:
+            session.ticket.cancel()
+
+    def fill(
+        self,
+        request: gr.Request,
+        painted: dict[str, Any],
+        number: float,
+        model: str,
+        seed: float | None,
+        soften: float,
+        *decoding: Any,
+    ) -> Iterator[Updates]:
+        """Fill the mask and tell how far it is; whoever closes the page cancels it."""
+        status, started = self.parts.status, time.perf_counter()
+        idle = gr.Button(interactive=False)
+        ticket: Ticket | None = None
+        try:
+            session = self.session(request)
+            wanted = self._request(number, model, seed, soften, decoding)
+            hole, source = session.hole(painted), session.picture
+            ticket, seeds = session.submit(hole, wanted, self.service)
+            yield {status: bar(ticket), self.parts.cancel: gr.Button(interactive=True)}
+            while not ticket.future.done():
+                wait([ticket.future], POLL)
+                yield {status: bar(ticket)}
+            filled = ticket.result()
+        except MaskweaveError as error:
+            yield {status: failure(error), self.parts.cancel: idle}
+            return
+        finally:
+            if ticket is not None and not ticket.future.done():
+                ticket.cancel()
+        session.result = Result(source, hole, wanted, seeds, filled, session.name)
+        session.chosen = 0
+        seconds = time.perf_counter() - started
+        fills = "1 fill" if len(seeds) == 1 else f"{len(seeds)} fills"
+        notes = " ".join((*remarks(hole), *filled.notes))
+        text = f"{fills} in {seconds:.1f} s. {notes}"
+        yield self._results(session) | {status: line(text), self.parts.cancel: idle}
+
+    @told
+    def choose(self, request: gr.Request, event: gr.SelectData) -> Updates:
+        """Look at another of the fills."""
+        session = self.session(request)
+        session.chosen = min(int(event.index), len(session.latest().filled.fills) - 1)
+        return self._chosen(session)
+
+    @told
+    def show_step(self, request: gr.Request, number: float) -> Updates:
+        """Show the photo after a step of decoding."""
+        return self._step(self.session(request), int(number))
+
+    def play(self, request: gr.Request) -> Iterator[Updates]:
+        """Show one step after the other."""
+        try:
+            session = self.session(request)
+            steps = len(session.latest().filled.fills[session.chosen])
+            for number in range(1, steps + 1):
+                yield self._step(session, number) | {self.parts.step: number}
+                time.sleep(FRAME)
+        except MaskweaveError as error:
+            yield {self.parts.status: failure(error)}
+
+    @told
+    def save(self, request: gr.Request) -> Updates:
+        """Write the fill to a file that the browser then fetches."""
+        file = self.session(request).download(self.version)
+        return {self.parts.file: gr.DownloadButton(value=file)}
+
+    @told
+    def go_on(self, request: gr.Request) -> Updates:
+        """Take the fill as the photo to paint on."""
+        session = self.session(request)
+        hole = session.go_on()
+        text = "This fill is now the photo: brush over what else should go."
+        return self._editor(session, hole) | {self.parts.status: line(text)}
+
+    def _request(
+        self, number: float, model: str, seed: float | None, soften: float, decoding: Sequence[Any]
+    ) -> Request:
+        settings = dict(zip(self.parts.decoding(), decoding, strict=True))
+        if not self.service.decodes(model):
+            settings = {}
+        one = not settings or settings["paint"] == "expected"  # there is one answer
+        drawn = self.dice() if seed is None else int(seed)
+        return Request(1 if one else int(number), model, settings, drawn, int(soften))
+
+    def _editor(self, session: Session, hole: Hole) -> Updates:
+        height, width = session.picture.shape
+        label = f"{session.name}: {width} x {height} pixels"
+        editor = gr.ImageEditor(value=session.editor(hole), label=label)
+        return {self.parts.editor: editor, self.parts.status: line("")}
+
+    def _results(self, session: Session) -> Updates:
+        parts, result = self.parts, session.latest()
+        last = [result.picture(i) for i in range(len(result.seeds))]
+        small = [views.fitted(views.shown(each), 640) for each in last]
+        titled = [(each, f"Fill {number}") for number, each in enumerate(small, start=1)]
+        several = len(last) > 1
+        spread = views.uncertainty(last, result.hole) if several else None
+        why = "The brighter, the more the fills differ there: dark is sure, yellow is not."
+        why = why if several else "It takes several fills: ask for two or more, paint 'sampled'."
+        return self._chosen(session) | {
+            parts.empty: gr.HTML(visible=False),
+            parts.results: gr.Column(visible=True),
+            parts.gallery: gr.Gallery(value=titled, selected_index=0, visible=several),
+            parts.spread: gr.Image(value=spread, visible=several),
+            parts.spread_note: why,
+        }
+
+    def _chosen(self, session: Session) -> Updates:
+        result = session.latest()
+        pair = [views.shown(each, 2048) for each in (result.source, result.picture(session.chosen))]
+        steps = len(result.filled.fills[session.chosen])
+        step = gr.Slider(maximum=max(steps, 2), value=steps, interactive=steps > 1)
+        shown = {self.parts.slider: tuple(pair), self.parts.step: step}
+        return shown | self._step(session, steps)
+
+    def _step(self, session: Session, number: int) -> Updates:
+        result = session.latest()
+        states = result.filled.fills[session.chosen]
+        state = states[min(max(number, 1), len(states)) - 1]
+        settled, predicted = views.step_pictures(state, result.hole)
+        text = "Left: what is marked is predicted again. Right: all tokens as predicted by now."
+        text = text if len(states) > 1 else "There is one step, or the photo is too large for all."
+        parts = self.parts
+        return {parts.settled: settled, parts.predicted: predicted, parts.step_note: text}
+
+
+def line(text: str) -> str:
+    """Return a line for the status."""
+    return f'<p role="status">{html.escape(text.strip())}</p>'
+
+
+def failure(error: MaskweaveError) -> str:
+    """Return an error for the status."""
+    text = " ".join(str(error).split())
+    return f'<p role="alert" class="error">{html.escape(text[:1].upper() + text[1:])}</p>'
+
+
+def bar(ticket: Ticket) -> str:
+    """Return a progress bar for the status, or how many fills come before."""
+    if ticket.place:
+        before = "1 fill comes" if ticket.place == 1 else f"{ticket.place} fills come"
+        return line(f"Waiting: {before} before yours.")
+    done = ticket.progress
+    if not done.steps:
+        return line("Starting ...")
+    windows = f"window {min(done.windows + 1, done.planned)} of {done.planned}, "
+    text = f"{windows if done.planned else ''}step {done.step} of {done.steps}"
+    return (
+        f'<progress max="1" value="{done.share:.3f}" aria-label="Progress"></progress>'
+        f"{line(text[:1].upper() + text[1:])}"
+    )

@@ -1,0 +1,133 @@
+"""The page: a photo to paint on, a button, and fills to choose from; ``acts`` has what they do."""
+
+import asyncio
+import atexit
+import os
+import shutil
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio looks
+
+import gradio as gr
+from fastapi import FastAPI
+from gradio.themes import Default
+
+from maskweave.web.acts import Acts
+from maskweave.web.parts import Parts, make_parts
+from maskweave.web.service import Service
+
+HERE = Path(__file__).parent
+
+EVENTS = 64
+"""Clicks of all visitors that may wait; fills wait in the service's own line."""
+
+KEPT = 3600
+"""Seconds after which a file goes whose page is still open: it is in the browser by then."""
+
+TITLE = """<div id="title"><h1>Maskweave</h1>
+<p>Brush over what should go, press Fill, choose. Everything else stays as it is, pixel by pixel.
+</p></div>"""
+
+
+def mount_page(app: FastAPI, service: Service, version: str) -> FastAPI:
+    """Show the page at the root of an application.
+
+    Parameters
+    ----------
+    app : FastAPI
+        It has its routes already.
+    service : Service
+        What fills.
+    version : str
+        That of the package, which downloads tell.
+    """
+    fonts = ["system-ui", "sans-serif"]  # names of the browser's own, so that none is fetched
+    theme = Default(primary_hue="violet", neutral_hue="zinc", font=fonts, font_mono=["monospace"])
+
+    async def mounted() -> FastAPI:
+        return gr.mount_gradio_app(
+            app,
+            page(service, version),
+            path="/",
+            theme=theme,
+            css_paths=HERE / "page.css",
+            js=(HERE / "page.js").read_text(),
+            footer_links=[],
+            run_history=False,
+            show_error=True,
+            ssr_mode=False,
+            mcp_server=False,
+        )
+
+    return asyncio.run(mounted())  # outside a loop Gradio makes one for each lock, and leaves it
+
+
+def page(service: Service, version: str) -> gr.Blocks:
+    """Return the page over a service."""
+    folder = _own_folder()
+    with gr.Blocks(
+        title="Maskweave", analytics_enabled=False, fill_width=True, delete_cache=(60, KEPT)
+    ) as blocks:
+        gr.HTML(TITLE)
+        with gr.Row(elem_id="desk"):
+            parts = make_parts(service)
+        wire(blocks, parts, Acts(service, version, parts, folder))
+    return blocks.queue(max_size=EVENTS)
+
+
+def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
+    """Let controls act."""
+
+    def on(event: Any, act: Any, inputs: Any, outputs: Any, **options: Any) -> Any:
+        options = {"api_visibility": "private", "show_progress": "hidden"} | options
+        return event(act, inputs, outputs, **options)
+
+    drawn, status = [parts.editor, parts.status], [parts.status]
+    on(parts.begin.click, acts.begin, None, drawn)
+    blocks.unload(acts.end)
+    on(parts.open_photo.upload, acts.open_photo, parts.open_photo, drawn)
+    on(parts.open_mask.upload, acts.open_mask, parts.open_mask, drawn)
+    saved = on(parts.save_mask.click, acts.save_mask, parts.editor, [parts.mask_file, *status])
+    on(saved.then, None, None, None, js=_fetch("mask-file"))
+    on(parts.add_box.click, acts.add_box, [parts.editor, *parts.box], drawn)
+    on(parts.cut_box.click, acts.cut_box, [parts.editor, *parts.box], drawn)
+    on(parts.widen.click, acts.widen, [parts.editor, parts.grow], drawn)
+    on(parts.clear.click, acts.clear, None, drawn)
+    on(parts.editor.clear, acts.clear, None, drawn)
+    decoding = list(parts.decoding().values())
+    on(parts.model.input, acts.choose_model, parts.model, [*decoding, *status])
+    on(parts.dice.click, acts.dice, None, parts.seed, queue=False)
+
+    wanted = [parts.editor, parts.number, parts.model, parts.seed, parts.soften, *decoding]
+    shown = [parts.step, parts.settled, parts.predicted, parts.step_note]
+    of_one = [parts.slider, *shown]
+    of_all = [parts.empty, parts.results, parts.gallery, parts.spread, parts.spread_note]
+    # Fills wait in the service's line, which the routes share and which tells how long it is.
+    of_all += [parts.cancel]
+    fill = {"concurrency_limit": None, "concurrency_id": "fill"}
+    on(parts.fill.click, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
+    again = on(parts.again.click, acts.dice, None, parts.seed, queue=False)
+    on(again.then, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
+    on(parts.cancel.click, acts.cancel, None, None, queue=False)
+
+    on(parts.gallery.select, acts.choose, None, [*status, *of_one])
+    on(parts.step.input, acts.show_step, parts.step, [*status, *shown], trigger_mode="always_last")
+    on(parts.play.click, acts.play, None, [*status, *shown])
+    saved = on(parts.save.click, acts.save, None, [parts.file, *status])
+    on(saved.then, None, None, None, js=_fetch("fill-file"))
+    on(parts.go_on.click, acts.go_on, None, drawn)
+
+
+def _own_folder() -> Path:
+    """Make a folder for what comes and goes, of which nothing is left when the server ends."""
+    folder = Path(mkdtemp(prefix="maskweave-web-"))
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _fetch(button: str) -> str:
+    """Return a script that presses a hidden button, whose file was written just now."""
+    return f"() => setTimeout(() => document.getElementById({button!r}).click(), 100)"

@@ -1,0 +1,262 @@
+"""The controls of the page, each with its label."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from maskweave.orders import ORDERS
+from maskweave.schedules import SCHEDULES
+from maskweave.web.service import MOST_FILLS, Service
+from maskweave.web.session import SAMPLE_SIZE
+from maskweave.web.views import MARK, OPACITY
+
+HIGHEST_SEED = 2**53 - 1
+"""Largest whole number that browsers know exactly."""
+
+SOFTEST = 64
+"""Pixels up to which the page offers to soften."""
+
+EMPTY = """<div id="empty"><p><strong>Press Fill</strong>: a mask is drawn already.</p>
+<p>Or open, drop or paste a photo of your own and brush over what should go.</p></div>"""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All controls that do or show something."""
+
+    begin: gr.Button
+    """Hidden: pressed by the page's script when the editor is ready."""
+    editor: gr.ImageEditor
+    """Photo and mask."""
+    open_photo: gr.UploadButton
+    open_mask: gr.UploadButton
+    save_mask: gr.Button
+    mask_file: gr.DownloadButton
+    """Hidden: holds the mask's file for the browser."""
+    fill: gr.Button
+    cancel: gr.Button
+    status: gr.HTML
+    """How far a fill is, what went wrong, what there is to say."""
+    empty: gr.HTML
+    """Shown until there are fills."""
+    results: gr.Column
+    """Shown from then on."""
+    gallery: gr.Gallery
+    slider: gr.ImageSlider
+    step: gr.Slider
+    play: gr.Button
+    settled: gr.Image
+    predicted: gr.Image
+    step_note: gr.Markdown
+    spread: gr.Image
+    """Map of uncertainty."""
+    spread_note: gr.Markdown
+    save: gr.Button
+    go_on: gr.Button
+    again: gr.Button
+    file: gr.DownloadButton
+    """Hidden: holds the fill's file for the browser."""
+    box: list[gr.Number]
+    """Left, top, width and height in pixels."""
+    add_box: gr.Button
+    cut_box: gr.Button
+    clear: gr.Button
+    grow: gr.Slider
+    widen: gr.Button
+    number: gr.Slider
+    model: gr.Dropdown
+    seed: gr.Number
+    dice: gr.Button
+    steps: gr.Slider
+    order: gr.Dropdown
+    paint: gr.Radio
+    temperature: gr.Slider
+    token_temperature: gr.Slider
+    schedule: gr.Dropdown
+    soften: gr.Slider
+
+    def decoding(self) -> dict[str, Any]:
+        """Return the controls of decode settings, by the names of these."""
+        names = ("steps", "order", "paint", "temperature", "token_temperature", "schedule")
+        return {name: getattr(self, name) for name in names}
+
+
+def make_parts(service: Service) -> Parts:
+    """Lay out the controls in three columns: photo, fills, settings."""
+    with gr.Column(elem_id="photo-side"):
+        photo = _photo()
+    with gr.Column(elem_id="fills-side"):
+        fills = _fills()
+    with gr.Column(elem_id="settings-side"):
+        settings = _settings(service)
+    return Parts(**photo, **fills, **settings)
+
+
+def _photo() -> dict[str, Any]:
+    brush = f"rgb({MARK[0]}, {MARK[1]}, {MARK[2]})", OPACITY / 255
+    parts: dict[str, Any] = {
+        "editor": gr.ImageEditor(
+            label="Photo and mask",
+            type="pil",
+            format="png",
+            sources=(),
+            transforms=(),
+            layers=False,
+            canvas_size=SAMPLE_SIZE,  # masks that it is shown land elsewhere on another
+            brush=gr.Brush(24, [brush], brush, "fixed"),
+            eraser=gr.Eraser(24),
+            buttons=["fullscreen"],
+            height=520,
+            interactive=True,
+            elem_id="editor",
+        )
+    }
+    with gr.Row(elem_classes="buttons"):
+        parts["fill"] = gr.Button("Fill", variant="primary", elem_id="fill")
+        parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="cancel")
+    parts["status"] = gr.HTML(elem_id="status")
+    with gr.Row(elem_classes="buttons"):
+        parts["open_photo"] = _upload("Open photo", "open-photo")
+        parts["open_mask"] = _upload("Open mask", "open-mask")
+        parts["save_mask"] = gr.Button("Download mask", size="md", elem_id="save-mask")
+        parts["clear"] = gr.Button("Clear mask", size="md", elem_id="clear-mask")
+    with gr.Row(elem_classes="gone"):
+        parts["begin"] = gr.Button("Begin", elem_id="begin")
+        parts["mask_file"] = gr.DownloadButton("Mask", elem_id="mask-file")
+        parts["file"] = gr.DownloadButton("Fill", elem_id="fill-file")
+    return parts
+
+
+def _upload(label: str, name: str) -> gr.UploadButton:
+    return gr.UploadButton(label, file_types=["image"], size="md", elem_id=name)
+
+
+def _fills() -> dict[str, Any]:
+    parts: dict[str, Any] = {"empty": gr.HTML(EMPTY)}
+    with gr.Column(visible=False) as parts["results"]:
+        parts["gallery"] = gr.Gallery(
+            label="Fills: choose one",
+            columns=4,
+            height=210,
+            allow_preview=False,
+            format="png",
+            interactive=False,
+            object_fit="contain",
+            buttons=[],
+            elem_id="gallery",
+        )
+        with gr.Tab("Before and after"):
+            parts["slider"] = gr.ImageSlider(
+                label="Before and after",
+                format="png",
+                interactive=False,
+                buttons=["fullscreen"],
+                max_height=520,
+                elem_id="before-after",
+            )
+        with gr.Tab("Decoding"):
+            parts |= _decoding()
+        with gr.Tab("Uncertainty"):
+            parts["spread"] = _image("Where fills differ", "uncertainty")
+            parts["spread_note"] = gr.Markdown(elem_classes="note")
+        with gr.Row(elem_classes="buttons"):
+            parts["save"] = gr.Button("Download this fill", variant="primary", elem_id="save")
+            parts["go_on"] = gr.Button("Go on painting on it", elem_id="go-on")
+            parts["again"] = gr.Button("Again with another seed", elem_id="again")
+    return parts
+
+
+def _decoding() -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "step": gr.Slider(1, 2, step=1, label="After step", interactive=True, elem_id="step"),
+        "play": gr.Button("Play", size="md", elem_id="play"),
+    }
+    with gr.Row():
+        parts["settled"] = _image("Settled", "settled")
+        parts["predicted"] = _image("Predicted", "predicted")
+    parts["step_note"] = gr.Markdown(elem_classes="note")
+    return parts
+
+
+def _image(label: str, name: str) -> gr.Image:
+    return gr.Image(label=label, format="png", interactive=False, buttons=[], elem_id=name)
+
+
+def _settings(service: Service) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
+    with gr.Row():
+        parts["number"] = gr.Slider(
+            1, MOST_FILLS, value=4, step=1, label="Number of fills", elem_id="number"
+        )
+        parts["model"] = gr.Dropdown(
+            list(service.models), value=service.model, label="Model", elem_id="model"
+        )
+    with gr.Row(elem_classes="seed"):
+        parts["seed"] = gr.Number(
+            0,
+            precision=0,
+            minimum=0,
+            maximum=HIGHEST_SEED,
+            label="Seed: the same gives the same fills",
+            elem_id="seed",
+        )
+        parts["dice"] = gr.Button("Roll dice", size="md", elem_id="dice")
+    with gr.Accordion("Mask by numbers", open=False, elem_id="by-numbers"):
+        with gr.Row(elem_classes="numbers"):
+            parts["box"] = [
+                gr.Number(0, precision=0, label=f"{name}, px", elem_id=f"box-{name.lower()}")
+                for name in ("Left", "Top", "Width", "Height")
+            ]
+        with gr.Row(elem_classes="buttons"):
+            parts["add_box"] = gr.Button("Add box", size="md", elem_id="add-box")
+            parts["cut_box"] = gr.Button("Take box away", size="md", elem_id="cut-box")
+        parts["grow"] = gr.Slider(1, 64, value=4, step=1, label="Pixels to widen the mask by")
+        parts["widen"] = gr.Button("Widen mask", size="md", elem_id="widen")
+    return parts | _more(service)
+
+
+def _more(service: Service) -> dict[str, Any]:
+    own, decodes = service.defaults(), service.decodes()
+    with gr.Accordion("More", open=False, elem_id="more"):
+        return {
+            "steps": gr.Slider(
+                1, 32, value=own.steps, step=1, label="Steps", interactive=decodes, elem_id="steps"
+            ),
+            "paint": gr.Radio(
+                [("sampled: several answers", "sampled"), ("expected: one answer", "expected")],
+                value=own.paint,
+                label="Paint",
+                interactive=decodes,
+                elem_id="paint",
+            ),
+            "order": gr.Dropdown(
+                list(ORDERS), value=own.order, label="Order: kept first", interactive=decodes
+            ),
+            "temperature": gr.Slider(
+                0,
+                10,
+                value=own.temperature,
+                step=0.1,
+                label="Temperature: order",
+                interactive=decodes,
+            ),
+            "token_temperature": gr.Slider(
+                0,
+                2,
+                value=own.token_temperature,
+                step=0.05,
+                label="Temperature: tokens",
+                interactive=decodes,
+            ),
+            "schedule": gr.Dropdown(
+                list(SCHEDULES), value=own.schedule, label="Schedule", interactive=decodes
+            ),
+            "soften": gr.Slider(
+                0,
+                SOFTEST,
+                value=0,
+                step=1,
+                label="Soften: pixels beside the mask in which the fill fades into the photo",
+            ),
+        }
