@@ -23,7 +23,7 @@ class Advance(Protocol):
     """Moves a progress bar."""
 
     def __call__(self, count: int = 1, text: str = "", total: int | None = None) -> None:
-        """Add ``count`` and show ``text`` beside the bar; it may turn out to be of another total."""
+        """Add ``count``, show ``text`` beside the bar, and let it be of another total."""
         ...
 
 
