@@ -22,8 +22,10 @@ import pytest
 import torch
 from PIL import Image
 from starlette.types import Message
+from typer.testing import CliRunner
 
 from maskweave import __version__
+from maskweave.cli.main import app
 from maskweave.images import Hole, Pixels, decode_image
 from maskweave.masks import grown
 from maskweave.pipeline import InpaintPipeline
@@ -206,6 +208,26 @@ def test_options_of_masks_and_notes(client: TestClient, image: bytes, hole: Hole
     empty = request_for("/v1/fill", text(image), text(encoded(np.zeros_like(hole))))
     answer = client.post("/v1/fill", json=empty, headers={"accept": "application/json"})
     assert answer.json()["notes"] == ["the mask is empty: nothing to fill"]
+
+
+def test_a_png_says_how_it_is_made_again(
+    client: TestClient, tiny_model: Path, image: bytes, mask: bytes, tmp_path: Path
+) -> None:
+    wanted = request_for("/v1/fill", text(image), text(mask)) | {"num_samples": 2, "soften": 2}
+    fills = client.post("/v1/fill", json=wanted).json()["images"]
+    (tmp_path / "photo.png").write_bytes(image)
+    (tmp_path / "mask.png").write_bytes(mask)
+    (tmp_path / "fill.png").write_bytes(base64.b64decode(fills[1]))
+    names = [str(tmp_path / f"{name}.png") for name in ("photo", "mask", "again", "fill")]
+    photo, hole, again, fill = names
+    command = ["inpaint", photo, "--mask", hole, "--output", again, "--from", fill]
+    result = CliRunner().invoke(app, [*command, "--model", str(tiny_model)])
+    assert result.exit_code == 0, result.stderr
+    assert Path(again).read_bytes() == Path(fill).read_bytes()
+    for options in ({"keep_known": False}, {"grow": 1}):  # which the command does not repeat
+        one = wanted | {"num_samples": 1}
+        assert b"tEXt" in client.post("/v1/fill", json=one).content
+        assert b"tEXt" not in client.post("/v1/fill", json=one | options).content
 
 
 def test_another_model_fills_when_it_is_named(
@@ -621,6 +643,7 @@ def test_who_hangs_up_takes_the_fill_along(path: str, image: bytes, mask: bytes)
         connections = [post_by_socket(served.port, path, body, len(body)) for _ in range(3)]
         assert stepwise.begun.acquire(timeout=SOON)
         assert soon(lambda: service.waiting == 2)
+        assert httpx.get(f"{served.address}/health").json()["waiting"] == 2
         for connection in connections:
             connection.close()
         assert soon(lambda: service.waiting == 0)

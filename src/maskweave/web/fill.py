@@ -2,7 +2,7 @@
 
 import dataclasses
 from secrets import randbelow
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,7 +11,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse, Response
 
+from maskweave.images import Picture
 from maskweave.masks import Mask
+from maskweave.recall import Recipe
 from maskweave.web.service import MOST_FILLS, Filled, Service, Wanted, seeds_of
 from maskweave.web.wire import (
     MEDIA,
@@ -28,6 +30,9 @@ DECODING = ("steps", "schedule", "order", "paint", "temperature", "token_tempera
 """Fields of a request that are decode settings."""
 
 HIGHEST_SEED = 2**63 - 1
+
+WHITE = 128
+"""What counts as white in a mask, of 255, unless told otherwise."""
 
 
 class Options(BaseModel):
@@ -50,7 +55,7 @@ class Options(BaseModel):
     token_temperature: float | None = Field(None, description="At which tokens are sampled.")
     stop_after: int | None = Field(None, description="Run only so many of the steps.")
     invert_mask: bool = Field(False, description="Black is the hole.")
-    threshold: int = Field(128, description="What counts as white in a mask, of 255.")
+    threshold: int = Field(WHITE, description="What counts as white in a mask, of 255.")
     grow: int = Field(0, description="Pixels by which the hole is widened.")
     soften: int = Field(
         0, description="Pixels around the hole over which the fill fades into the photo."
@@ -107,6 +112,16 @@ class Health(BaseModel):
     """Pixels that a photo may have."""
 
 
+class _Made(NamedTuple):
+    """Fills, and how they came about."""
+
+    result: Filled
+    seed: int
+    seeds: list[int]
+    notes: list[str]
+    version: str
+
+
 def fill_routes(service: Service) -> APIRouter:
     """Return ``POST /v1/fill`` and ``GET /health`` over a service."""
     router = APIRouter(tags=["Maskweave"])
@@ -142,7 +157,8 @@ def fill_routes(service: Service) -> APIRouter:
             )
 
         result = await filled(request, service, read)
-        return await run_in_threadpool(_answer, result, kind, sources[0], seed, seeds, notes)
+        made = _Made(result, seed, seeds, notes, request.app.version)
+        return await run_in_threadpool(_answer, asked, made, kind, sources[0])
 
     @router.get("/health")
     def health(request: Request) -> Health:
@@ -228,22 +244,48 @@ def _accepted(accept: str, number: int) -> str:
     raise HTTPException(406, f"nothing that Accept asks for is there: {several}")
 
 
-def _answer(
-    result: Filled, kind: str, source: Received, seed: int, seeds: list[int], notes: list[str]
-) -> Response:
-    pictures = [steps[-1].image for steps in result.fills]
+def _answer(asked: Options, made: _Made, kind: str, source: Received) -> Response:
+    pictures = _noted(asked, made) if kind in ("PNG", "JSON") else _pictures(made)
     if kind != "JSON":
         content = written(pictures[0], kind, source)
-        return Response(content, headers={"X-Seed": str(seed)}, media_type=MEDIA[kind])
+        return Response(content, headers={"X-Seed": str(made.seed)}, media_type=MEDIA[kind])
     answer = FillAnswer(
         images=[as_base64(written(each, "PNG")) for each in pictures],
-        seed=seed,
-        seeds=seeds,
-        model=result.model,
-        settings=dataclasses.asdict(result.settings),
-        notes=[*notes, *result.notes],
+        seed=made.seed,
+        seeds=made.seeds,
+        model=made.result.model,
+        settings=dataclasses.asdict(made.result.settings),
+        notes=[*made.notes, *made.result.notes],
     )
     return JSONResponse(answer.model_dump())
+
+
+def _pictures(made: _Made) -> list[Picture]:
+    return [steps[-1].image for steps in made.result.fills]
+
+
+def _noted(asked: Options, made: _Made) -> list[Picture]:
+    """Return the fills, each with what ``maskweave inpaint --from`` repeats it by.
+
+    That takes the mask as it is and keeps known pixels: otherwise there is no recipe.
+    """
+    altered = asked.invert_mask or asked.grow or asked.threshold != WHITE
+    if altered or not asked.keep_known:
+        return _pictures(made)
+    recipe = Recipe(
+        model=made.result.model,
+        **made.result.made._asdict(),
+        seed=made.seed,
+        seeds=made.seeds,
+        fill=0,
+        decoding=dataclasses.asdict(made.result.settings),
+        soften=asked.soften,
+        version=made.version,
+    )
+    return [
+        dataclasses.replace(recipe, fill=number).noted(picture)
+        for number, picture in enumerate(_pictures(made))
+    ]
 
 
 def _bodies() -> dict[str, Any]:
