@@ -19,12 +19,12 @@ from maskweave.masks import grown
 from maskweave.pipeline import InpaintPipeline, load_pipeline
 from maskweave.web.service import (
     BusyError,
-    CancelError,
     Service,
     SizeError,
     Wanted,
     seeds_of,
 )
+from maskweave.web.ticket import CancelError
 
 SOON = 20.0
 """Seconds after which a test gives up."""

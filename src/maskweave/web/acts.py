@@ -18,8 +18,9 @@ from maskweave.images import Hole
 from maskweave.masks import grown, remarks
 from maskweave.web import views
 from maskweave.web.parts import Parts
-from maskweave.web.service import Service, Ticket
+from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
+from maskweave.web.ticket import Ticket
 
 POLL = 0.2
 """Seconds between two looks at how far a fill is."""

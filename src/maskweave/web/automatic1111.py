@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from maskweave.orders import ORDERS
-from maskweave.web.service import MOST_FILLS, SOFTEST, Filled, Service, Wanted, seeds_of
+from maskweave.web.service import MOST_FILLS, SOFTEST, Service, Wanted, seeds_of
 from maskweave.web.sizes import resized
+from maskweave.web.ticket import Filled
 from maskweave.web.wire import as_base64, filled, from_base64, hole_of, received, written
 
 HIGHEST_RANDOM = 2**32 - 1

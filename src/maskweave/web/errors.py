@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from maskweave.errors import MaskweaveError
-from maskweave.web.service import BusyError, CancelError, SizeError
+from maskweave.web.service import BusyError, SizeError
+from maskweave.web.ticket import CancelError
 
 LONGEST_LINE = 500
 """Characters that are told of an error: it may quote what was sent."""

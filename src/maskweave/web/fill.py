@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 from maskweave.images import Picture
 from maskweave.masks import Mask
 from maskweave.recall import Recipe
-from maskweave.web.service import MOST_FILLS, Filled, Service, Wanted, seeds_of
+from maskweave.web.service import MOST_FILLS, Service, Wanted, seeds_of
+from maskweave.web.ticket import Filled
 from maskweave.web.wire import (
     MEDIA,
     Received,

@@ -7,15 +7,15 @@ submitted it holds a ticket, which tells how far it is and cancels it within a s
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Lock, RLock
-from typing import Any, NamedTuple
+from threading import Lock, RLock
+from typing import Any
 
 import torch
 
-from maskweave.call import Photo, Pipeline, StepPicture
+from maskweave.call import Photo, Pipeline
 from maskweave.checkpoint import as_config, resolve, shipped_models
 from maskweave.classical import METHODS
 from maskweave.errors import MaskweaveError
@@ -24,9 +24,10 @@ from maskweave.legacy import read_defaults
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.masks import grown
 from maskweave.pipeline import load_pipeline
-from maskweave.recall import Made, made_by
+from maskweave.recall import made_by
 from maskweave.seeds import draw_seeds
 from maskweave.soften import softened
+from maskweave.web.ticket import Filled, Progress, Ticket
 
 MOST_FILLS = 8
 """Fills of a photo that may be asked for at once."""
@@ -56,13 +57,6 @@ class SizeError(MaskweaveError):
         super().__init__(f"the image has {width}x{height} pixels, more than the {allowed} allowed")
 
 
-class CancelError(MaskweaveError):
-    """Whoever wanted the fill wants it no more."""
-
-    def __init__(self) -> None:
-        super().__init__("the fill was cancelled")
-
-
 @dataclass(frozen=True, eq=False)
 class Wanted:
     """A photo to be filled, and how."""
@@ -83,88 +77,6 @@ class Wanted:
     """Pixels around the hole over which the fill fades into the photo, which changes these."""
     every_step: bool = False
     """Whether the picture after each step is wanted, not only the last."""
-
-
-class Progress(NamedTuple):
-    """How far a fill is."""
-
-    windows: int = 0
-    """Crops or windows that are filled."""
-    planned: int = 0
-    """How many there are of all fills together; 0 until the first batch is filled."""
-    batch: int = 0
-    """Crops or windows that are being filled."""
-    step: int = 0
-    """Steps of decoding that are done of these."""
-    steps: int = 0
-    """How many steps there are at most; 0 while nothing runs."""
-
-    @property
-    def share(self) -> float:
-        """How much is done, from 0 to 1, as far as is known."""
-        done = self.windows + self.batch * self.step / max(self.steps, 1)
-        return done / max(self.planned, self.windows + self.batch, 1)
-
-
-class Filled(NamedTuple):
-    """What has become of a photo."""
-
-    fills: list[list[StepPicture]]
-    """For each seed the picture after each step, or only the last."""
-    model: str
-    """The model that filled it."""
-    settings: DecodeSettings
-    """How it was decoded, with the model's defaults."""
-    notes: tuple[str, ...]
-    """What a user should be told."""
-    made: Made
-    """What else the bytes of the fills depend on."""
-
-
-class Ticket:
-    """A fill that waits, runs or has ended."""
-
-    future: Future[Filled]
-
-    def __init__(self, leave: Callable[["Ticket"], None]) -> None:
-        self.place = 0
-        """How many are before it in the line: 0 if it runs or has ended."""
-        self.progress = Progress()
-        """How far it is."""
-        self._unwanted, self._leave = Event(), leave
-
-    def cancel(self) -> None:
-        """Take it out of the line, or stop it within a step."""
-        self._unwanted.set()
-        if self.future.cancel():
-            self._leave(self)
-
-    def check(self) -> None:
-        """Raise CancelError if it was cancelled."""
-        if self._unwanted.is_set():
-            raise CancelError
-
-    def result(self, timeout: float | None = None) -> Filled:
-        """Wait for the fill and return it.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait at most.
-
-        Raises
-        ------
-        TimeoutError
-            If it is not done by then; it goes on.
-        CancelError
-            If it was cancelled.
-        MaskweaveError
-            If settings are out of range or do not fit the model.
-        """
-        try:
-            return self.future.result(timeout)
-        except CancelledError:
-            raise CancelError from None
 
 
 class Service:

@@ -16,7 +16,8 @@ from maskweave.formats import WRITTEN
 from maskweave.images import Hole, Picture, as_picture
 from maskweave.masks import as_mask
 from maskweave.recall import Recipe
-from maskweave.web.service import Filled, Service, Ticket, Wanted, seeds_of
+from maskweave.web.service import Service, Wanted, seeds_of
+from maskweave.web.ticket import Filled, Ticket
 from maskweave.web.views import layer_of, painted, shown
 from maskweave.web.wire import received
 from maskweave.writing import write_picture

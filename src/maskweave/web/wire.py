@@ -19,7 +19,8 @@ from maskweave.errors import MaskweaveError
 from maskweave.formats import FORMATS, WRITTEN
 from maskweave.images import Picture, decode_image
 from maskweave.masks import Mask, as_mask
-from maskweave.web.service import CancelError, Filled, Service, Wanted
+from maskweave.web.service import Service, Wanted
+from maskweave.web.ticket import CancelError, Filled
 from maskweave.writing import check_writable, write_picture
 
 POLL = 0.1
