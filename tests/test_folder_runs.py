@@ -33,6 +33,17 @@ def fails(result: Result, message: str, code: int = 2) -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """Let signals stop processes also where the tests run in the background, which ignores them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def photos(tmp_path: Path, rng: np.random.Generator) -> Path:
     """Eight photos with a mask for all."""
