@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,8 +78,16 @@ class Visit:
         self.page.set_default_timeout(PATIENCE)
         self.requests: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(site.address)
+        with self.shown():
+            self.page.goto(site.address)
         self.photo("chelsea", 451, 300)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Wait until a mask that is asked for within is shown in the editor."""
+        with self.page.expect_response(lambda response: "shown-mask" in response.url):
+            yield
+        self.page.wait_for_timeout(2000)  # the editor does not tell when it has drawn it
 
     def photo(self, name: str, width: int, height: int) -> None:
         """Wait until the editor shows a photo."""
@@ -88,7 +97,6 @@ class Visit:
             " && window.editor.width == width && window.editor.height == height",
             arg=[f"{name}: {width} x {height}", width, height],
         )
-        self.page.wait_for_timeout(3000)  # the editor does not tell when it has drawn its layers
 
     def status(self, words: str) -> None:
         """Wait until the status holds some words."""
@@ -113,7 +121,9 @@ class Visit:
 
     def stroke(self) -> None:
         """Paint from the middle of the photo over its right edge."""
-        box = self.page.locator("#editor canvas").first.bounding_box()
+        canvas = self.page.locator("#editor canvas").first
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6
         self.page.mouse.move(x, y)
         self.page.mouse.down()
@@ -197,19 +207,19 @@ def test_strokes_boxes_masks_and_steps_back(visit: Visit, tmp_path: Path) -> Non
     visit.page.wait_for_function("document.querySelector('[aria-label=Undo]').disabled")
     assert (visit.mask(tmp_path / "undone.png") == sample).all()
 
-    visit.choose("Open mask", tmp_path / "painted.png")
-    visit.page.wait_for_timeout(3000)
+    with visit.shown():
+        visit.choose("Open mask", tmp_path / "painted.png")
     assert (visit.mask(tmp_path / "again.png") == painted).all()
 
-    visit.press("clear-mask")
-    visit.page.wait_for_timeout(3000)
+    with visit.shown():
+        visit.press("clear-mask")
     visit.press("fill")
     visit.status("Nothing is marked yet")
     visit.page.get_by_text("Mask by numbers").click()
     for name, value in (("left", 20), ("top", 30), ("width", 40), ("height", 50)):
         visit.page.fill(f"#box-{name} input", str(value))
-    visit.press("add-box")
-    visit.page.wait_for_timeout(3000)
+    with visit.shown():
+        visit.press("add-box")
     box = visit.mask(tmp_path / "box.png")
     assert box[30:80, 20:60].all() and box.sum() == 50 * 40
 
@@ -224,7 +234,8 @@ def test_photos_that_are_refused_and_one_that_is_not(visit: Visit, tmp_path: Pat
     visit.status("more than the 500000 allowed")
     deep = np.arange(600 * 300).astype(np.uint16).reshape(600, 300)
     Image.fromarray(deep).save(tall)
-    visit.choose("Open photo", tall)
+    with visit.shown():
+        visit.choose("Open photo", tall)
     visit.photo("tall", 300, 600)
     visit.stroke()
     hole = visit.mask(tmp_path / "mask.png")
