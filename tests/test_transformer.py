@@ -39,6 +39,20 @@ def test_against_the_formula_of_scaled_dot_product_attention() -> None:
     torch.testing.assert_close(attention(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_training_in_bfloat16_on_a_cpu_has_the_gradients_of_float32() -> None:
+    torch.manual_seed(0)
+    attention = Attention(dim=64, heads=2, dropout=0.0, qk_norm=True)
+    x, weight = torch.randn(2, 40, 64), torch.randn(2, 40, 64)
+    gradients = []
+    for low in (False, True):
+        attention.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            (attention(x).float() * weight).sum().backward()
+        gradients.append([each.grad.clone() for each in attention.parameters()])
+    for exact, rounded in zip(*gradients, strict=True):
+        assert (rounded - exact).norm() < 0.02 * exact.norm() + 1e-3
+
+
 def test_against_torch_multihead_attention() -> None:
     attention = Attention(dim=32, heads=4, dropout=0.0).eval()
     theirs = nn.MultiheadAttention(32, 4, batch_first=True).eval()

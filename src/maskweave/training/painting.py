@@ -114,45 +114,46 @@ class Painting:
         sums: dict[str, Tensor] = {}
         for i in self.painter.parts(len(images)):
             whole, own = paint(i)
-            painted = torch.where(hole[i][:, None], whole, images[i])
-            pixel = pixel_loss(whole, images[i], hole[i], self.weights.known)
-            judged = hole[i] if adversarial else None
-            total, parts = self._loss(pixel, painted, images[i], judged, step)
+            # The slopes of the losses meet at the picture: the painter is gone back through once.
+            picture = whole.detach().requires_grad_()
+            painted = torch.where(hole[i][:, None], picture, images[i])
+            total, parts = self._reconstruction(picture, painted, images[i], hole[i], step)
+            (slope,) = torch.autograd.grad(total, picture, retain_graph=adversarial)
+            if adversarial:
+                fooled = adversarial_loss(self.judge(painted), self.judge.sees(hole[i]))
+                (other,) = torch.autograd.grad(fooled, picture)
+                weight = self._adversarial_weight(whole, slope, other)
+                total, slope = total + weight * fooled, slope + weight * other
+                parts |= {"loss/adversarial": fooled, "adversarial_weight": weight}
             parts["loss"] = total + own
-            self.accelerator.backward(parts["loss"] / self.course.accumulate)
+            self.accelerator.backward(((whole * slope).sum() + own) / self.course.accumulate)
             pictures.append(painted.detach())
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
         means: Scalars = {name: value / self.course.accumulate for name, value in sums.items()}
         return means, torch.cat(pictures)
 
-    def _loss(
-        self, pixel: Tensor, painted: Tensor, images: Tensor, hole: Tensor | None, step: int
+    def _reconstruction(
+        self, whole: Tensor, painted: Tensor, images: Tensor, hole: Tensor, step: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss of a part of a batch, and the losses that it consists of.
-
-        There is an adversarial one where the hole is given.
-        """
-        parts = {"loss/pixel": pixel}
-        total = pixel
+        """Return the loss of a part of a batch against its images, and what that consists of."""
+        total = pixel_loss(whole, images, hole, self.weights.known)
+        parts = {"loss/pixel": total}
         if self.perceptual is not None:
             with self.accelerator.autocast():
                 distances = self.perceptual(*_rolled(step, painted.clamp(-1, 1), images))
             parts["loss/perceptual"] = distances.float().mean()
-            total = pixel + self.weights.perceptual * parts["loss/perceptual"]
-        if hole is not None:
-            logits = self.discriminator.model(painted)
-            fooled = adversarial_loss(logits, self.judge.sees(hole))
-            gradients = (
-                torch.autograd.grad(loss, self.last, retain_graph=True)[0]
-                for loss in (total, fooled)
-            )
-            weight = self.weights.adversarial * adaptive_weight(
-                *(self.accelerator.reduce(gradient, "mean") for gradient in gradients)  # type: ignore[arg-type]
-            )
-            total = total + weight * fooled
-            parts |= {"loss/adversarial": fooled, "adversarial_weight": weight}
+            total = total + self.weights.perceptual * parts["loss/perceptual"]
         return total, parts
+
+    def _adversarial_weight(self, whole: Tensor, *slopes: Tensor) -> Tensor:
+        """Return the weight of the adversarial loss, from both losses' slopes at the picture."""
+        gradients = (
+            torch.autograd.grad(whole, self.last, slope, retain_graph=True)[0] for slope in slopes
+        )
+        return self.weights.adversarial * adaptive_weight(
+            *(self.accelerator.reduce(gradient, "mean") for gradient in gradients)  # type: ignore[arg-type]
+        )
 
     def _judge(self, images: Tensor, painted: Tensor, hole: Tensor) -> Scalars:
         """Update the discriminator."""
