@@ -21,12 +21,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from starlette.types import Message
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 from typer.testing import CliRunner
 
 from maskweave import __version__
 from maskweave.cli.main import app
+from maskweave.domain import UNLIKE, Probe
 from maskweave.images import Hole, Pixels, decode_image
+from maskweave.maskgit import DecodeSettings
 from maskweave.masks import grown
 from maskweave.pipeline import InpaintPipeline
 from test_service import SOON, Stepwise
@@ -228,6 +231,31 @@ def test_a_png_says_how_it_is_made_again(
         one = wanted | {"num_samples": 1}
         assert b"tEXt" in client.post("/v1/fill", json=one).content
         assert b"tEXt" not in client.post("/v1/fill", json=one | options).content
+
+
+def test_what_the_model_says_of_a_photo_is_told_wherever_there_is_room_for_it(
+    tiny_model: Path, image: bytes, mask: bytes, tmp_path: Path
+) -> None:
+    pipeline = InpaintPipeline.from_pretrained(tiny_model)
+    width = 2 * pipeline.transformer.config.dim
+    pipeline.probe = Probe(torch.zeros(width), torch.tensor(1.0))
+    model = tmp_path / "model"
+    pipeline.save_pretrained(model)
+    wanted = request_for("/v1/fill", text(image), text(mask))
+    with TestClient(make_routes(Service(str(model)), "0")) as client:
+        answer = client.post("/v1/fill", json=wanted, headers={"accept": "application/json"})
+        [note] = answer.json()["notes"]
+        assert note.startswith(UNLIKE)
+        other = request_for("/sdapi/v1/img2img", text(image), text(mask))
+        info = json.loads(client.post("/sdapi/v1/img2img", json=other).json()["info"])
+        assert info["notes"] == [note]
+    files = {"photo": image, "mask": mask, "fill": image_of(answer)}
+    for name, content in files.items():
+        (tmp_path / name).with_suffix(".png").write_bytes(content)
+    photo, hole, fill, again = (str(tmp_path / f"{name}.png") for name in (*files, "again"))
+    command = ["inpaint", photo, "--mask", hole, "--output", again, "--from", fill]
+    result = CliRunner().invoke(app, [*command, "--model", str(model)])
+    assert result.exit_code == 0 and result.stderr == f"note: {note}\n"
 
 
 def test_another_model_fills_when_it_is_named(
@@ -460,10 +488,23 @@ def test_automatic1111_chooses_a_model_for_a_request(
     chosen = wanted | {"override_settings": {"sd_model_checkpoint": "telea"}}
     info = json.loads(client.post("/sdapi/v1/img2img", json=chosen).json()["info"])
     assert info["sd_model_name"] == "telea"
-    for name in ("../secret", ["telea"], {"a": 1}):
+    for name, status in (("../secret", 400), (["telea"], 422), ({"a": 1}, 422)):
         chosen = wanted | {"override_settings": {"sd_model_checkpoint": name}}
         answer = client.post("/sdapi/v1/img2img", json=chosen)
-        assert "unknown model" in problem_of(answer, 400)
+        assert "model" in problem_of(answer, status)
+
+
+def test_automatic1111_takes_nulls_and_settings_that_mean_nothing_here(
+    client: TestClient, image: bytes, mask: bytes, filled: Any
+) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(300):
+        deep = {"a": deep}
+    wanted = request_for("/sdapi/v1/img2img", text(image), text(mask))
+    wanted |= dict.fromkeys(["batch_size", "n_iter", "width", "inpaint_full_res", "resize_mode"])
+    for settings in (None, {"CLIP_stop_at_last_layers": 2}, {"deep": deep}):
+        answer = client.post("/sdapi/v1/img2img", json=wanted | {"override_settings": settings})
+        np.testing.assert_array_equal(pixels_of(image_of(answer)), filled(7))
 
 
 # What is refused
@@ -550,26 +591,83 @@ def test_other_paths_and_methods_are_errors_in_json(client: TestClient) -> None:
     problem_of(client.get("/v1/fill"), 405)
 
 
-def test_a_body_that_does_not_end_is_answered_after_a_while() -> None:
-    async def never_called(*_: Any) -> None:
-        raise AssertionError
-
+async def sent_in(
+    middleware: WholeBodies, chunks: list[bytes], pause: float = 0.0, ends: bool = True
+) -> int:
+    """Send a body in chunks and return the status of the answer."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    first: list[Message] = [{"type": "http.request", "body": b"{", "more_body": True}]
-
     async def receive() -> Message:
-        if first:
-            return first.pop()
-        await asyncio.sleep(SOON)
-        raise AssertionError
+        await asyncio.sleep(pause if chunks else SOON)
+        chunk = chunks.pop(0)
+        return {"type": "http.request", "body": chunk, "more_body": bool(chunks) or not ends}
 
-    middleware = WholeBodies(never_called, most_bytes=10, patience=0.05)
-    asyncio.run(middleware({"type": "http", "headers": []}, receive, send))
-    assert sent[0]["status"] == 408
+    await middleware({"type": "http", "headers": []}, receive, send)
+    return sent[0]["status"]
+
+
+async def never(*_: Any) -> None:
+    raise AssertionError
+
+
+def test_bodies_that_do_not_end_or_come_too_slowly_are_answered_after_a_while() -> None:
+    middleware = WholeBodies(never, most_bytes=1000, at_once=1000, patience=0.05)
+    assert asyncio.run(sent_in(middleware, [b"{"], ends=False)) == 408
+    assert asyncio.run(sent_in(middleware, [b"{"] * 100, pause=0.02)) == 408
+
+
+def test_bodies_that_are_too_much_together_are_told_to_come_back() -> None:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        body = (await receive())["body"]
+        await asyncio.sleep(0.1)
+        await Response(body)(scope, receive, send)
+
+    middleware = WholeBodies(answer, most_bytes=10, at_once=25)
+
+    async def all_at_once(number: int) -> list[int]:
+        bodies = (sent_in(middleware, [b"12345", b"67890"], 0.01) for _ in range(number))
+        return sorted(await asyncio.gather(*bodies))
+
+    assert asyncio.run(all_at_once(2)) == [200, 200]
+    assert asyncio.run(all_at_once(4)).count(200) == 2
+    assert asyncio.run(all_at_once(2)) == [200, 200]  # nothing is counted that is gone
+
+
+HOSTS = ("localhost", "LOCALHOST:7860", "127.0.0.1:7860", "127.8.0.1", "[::1]:7860")
+OTHERS = ("example.org", "localhost.example.org:7860", "127.0.0.1.example.org", "192.168.0.7")
+
+
+def test_a_server_of_this_machine_answers_by_no_other_name(tiny_model: Path) -> None:
+    with TestClient(make_routes(Service(str(tiny_model)), "0", local=True)) as client:
+        for host in HOSTS:
+            assert client.get("/health", headers={"host": host}).status_code == 200
+        for host in OTHERS:
+            line = problem_of(client.get("/health", headers={"host": host}), 403)
+            assert line == f"this server is localhost, not {host}; --host lets others in"
+
+
+@pytest.mark.parametrize("path", [*FILLING, "/api/v1/adjust_mask", "/gradio_api/upload"])
+def test_pages_of_other_hosts_change_nothing(client: TestClient, path: str) -> None:
+    for headers in (
+        {"origin": "https://example.org"},
+        {"origin": "https://example.org", "sec-fetch-site": "cross-site"},
+        {"origin": "http://localhost.example.org"},
+        {"origin": "null"},  # a frame without an origin, which any page may have
+    ):
+        line = problem_of(client.post(path, headers=headers), 403)
+        assert line == f"pages of {headers['origin']} may not use this server"
+    for headers in (
+        {},
+        {"origin": "http://testserver"},
+        {"origin": "http://localhost:3000"},
+        {"origin": "https://example.org", "sec-fetch-site": "same-origin"},  # behind a proxy
+        {"origin": "https://example.org", "x-forwarded-host": "example.org"},
+        {"origin": "chrome-extension://abc"},
+    ):
+        assert client.post(path, headers=headers).status_code != 403
 
 
 def test_pages_of_other_hosts_read_nothing(client: TestClient) -> None:
@@ -636,8 +734,17 @@ def soon(condition: Any) -> bool:
 
 @pytest.mark.parametrize("path", FILLING)
 def test_who_hangs_up_takes_the_fill_along(path: str, image: bytes, mask: bytes) -> None:
-    stepwise = Stepwise()
+    class Long(Stepwise):
+        def settings(self, **_: Any) -> DecodeSettings:
+            return DecodeSettings(steps=1000)
+
+    stepwise = Long()
     service = Service("slow", load=lambda _: stepwise)
+
+    def gone_within_a_step() -> bool:
+        stepwise.allowed.release()
+        return service.running is None
+
     with Served(service) as served:
         body = json.dumps(request_for(path, text(image), text(mask))).encode()
         connections = [post_by_socket(served.port, path, body, len(body)) for _ in range(3)]
@@ -647,9 +754,8 @@ def test_who_hangs_up_takes_the_fill_along(path: str, image: bytes, mask: bytes)
         for connection in connections:
             connection.close()
         assert soon(lambda: service.waiting == 0)
-        stepwise.allowed.release(1)
-        assert soon(lambda: service.running is None)
-        assert stepwise.taken == 0
+        assert soon(gone_within_a_step)
+        assert stepwise.taken < 1000
 
 
 def test_a_half_sent_body_leaves_the_server_as_it_was(

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from maskweave.call import Filled, Photo, Pipeline, StepPicture
+from maskweave.domain import UNLIKE, Probe
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Picture, as_picture
 from maskweave.maskgit import DecodeSettings, Step
@@ -119,6 +120,21 @@ def test_a_seed_gives_the_bytes_of_the_python_call(
             np.testing.assert_array_equal(mine.image.values, np.array(its.image))
             np.testing.assert_array_equal(mine.masked, its.masked)
     assert result.settings.order == "random"
+
+
+def test_what_the_model_says_of_a_photo_is_told(
+    tiny_model: Path, picture: Picture, hole: Hole
+) -> None:
+    def load(name: str) -> Pipeline:
+        pipeline = InpaintPipeline.from_pretrained(name)
+        width = 2 * pipeline.transformer.config.dim
+        pipeline.probe = Probe(torch.zeros(width), torch.tensor(1.0))
+        return pipeline
+
+    service = Service(str(tiny_model), load=load)
+    [note] = service.submit(lambda: Wanted(picture, hole, [1, 2])).result(SOON).notes
+    assert note.startswith(UNLIKE)
+    service.close()
 
 
 def test_fills_wait_in_a_line_whose_end_is_told(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -17,8 +18,12 @@ from maskweave.cli.main import app
 
 pytest.importorskip("fastapi", reason="the extra web is not installed")
 import httpx
+from fastapi.testclient import TestClient
 
 from maskweave.cli import web
+from maskweave.web import service as service_module
+from maskweave.web.app import make_app
+from maskweave.web.service import Service
 
 
 def refused(*arguments: str) -> str:
@@ -92,8 +97,24 @@ def start(model: Path, *options: str) -> "subprocess.Popen[str]":
     )
 
 
+def test_the_page_gives_no_files_and_fetches_none(tiny_model: Path) -> None:
+    service = Service(str(tiny_model))
+    with TestClient(make_app(service, "1", local=True), base_url="http://localhost") as client:
+        for file in ("/etc/passwd", "../" * 12 + "etc/passwd", service_module.__file__):
+            for path in ("gradio_api/file=", "static/", "assets/", "svelte/"):
+                assert client.get(f"/{path}{quote(file, safe='')}").status_code == 403
+        for path in ("file=http://localhost/health", "file=HTTPS://example.org", "proxy=https://a"):
+            answer = client.get(f"/gradio_api/{path}")
+            assert answer.status_code == 403
+            assert answer.json()["detail"] == "nothing is fetched from other hosts"
+
+
 @pytest.mark.slow
-def test_it_says_where_it_is_and_ends_when_it_is_told(tiny_model: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_it_is_and_leaves_nothing_when_it_ends(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with start(tiny_model, "--max-pixels", "123", "--queue", "0") as process:
         assert process.stdout and process.stderr
         line = process.stdout.readline()
@@ -101,9 +122,11 @@ def test_it_says_where_it_is_and_ends_when_it_is_told(tiny_model: Path) -> None:
         health = httpx.get(f"{address}/health").json()
         assert (health["max_pixels"], health["queue"]) == (123, 0)
         assert health["models"][0] == tiny_model.name
-        process.send_signal(signal.SIGINT)
+        assert list(tmp_path.glob("maskweave-web-*"))
+        process.send_signal(number)
         out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
+    assert not list(tmp_path.glob("maskweave-web-*"))
 
 
 @pytest.mark.slow

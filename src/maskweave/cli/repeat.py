@@ -70,7 +70,9 @@ def repeat(again: Again) -> None:
         notes.append(f"it was filled on {recipe.device}: on {made.device} numbers may differ")
     hole = mask.hole
     photo = Photo(picture, grown(hole, recipe.soften), recipe.seeds)
-    [(_, fills)] = pipeline.fill([photo], recipe.decode_settings)
+    [(_, fills)] = pipeline.fill(
+        [photo], recipe.decode_settings, on_note=lambda _, note: notes.append(note)
+    )
     filled = fills[recipe.fill][-1].image
     if recipe.soften:
         filled = softened(picture, filled, hole, recipe.soften)

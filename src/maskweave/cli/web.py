@@ -2,6 +2,7 @@
 
 import ctypes
 import ipaddress
+import signal
 import socket
 import threading
 import webbrowser
@@ -13,7 +14,6 @@ import typer
 from maskweave import __version__
 from maskweave.cli.options import DEFAULT_MODEL, Device, Dtype, ModelOrMethod, load_pipeline
 from maskweave.errors import MaskweaveError
-from maskweave.progress import warn
 
 PATIENCE = 3
 """Seconds after Ctrl-C for which answers that are being sent are waited for."""
@@ -59,8 +59,10 @@ def web(
             f"no module {error.name}: pip install 'maskweave[web]' installs what this needs"
         ) from error
     from maskweave.classical import METHODS
+    from maskweave.progress import warn
 
-    with _listening(host, port) as listener:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # files that are kept go as well
+    with suppress(KeyboardInterrupt), _listening(host, port) as listener:
         service = Service(
             model,
             # Methods without a network know neither devices nor precisions.
@@ -70,7 +72,7 @@ def web(
             max_pixels=max_pixels or MAX_PIXELS,
             queue=QUEUE if queue is None else queue,
         )
-        app = make_app(service, __version__)
+        app = make_app(service, __version__, local=is_local(host))
         port = listener.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if not is_local(host):
@@ -80,8 +82,7 @@ def web(
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
         _return_memory()
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
-        with suppress(KeyboardInterrupt):  # by which it was ended
-            uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

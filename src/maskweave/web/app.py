@@ -7,6 +7,6 @@ from maskweave.web.routes import make_routes
 from maskweave.web.service import Service
 
 
-def make_app(service: Service, version: str) -> FastAPI:
-    """Return an application over a service, which it closes when it ends."""
-    return mount_page(make_routes(service, version), service, version)
+def make_app(service: Service, version: str, local: bool = False) -> FastAPI:
+    """Return an application over a service as ``make_routes`` does, with the page at its root."""
+    return mount_page(make_routes(service, version, local), service, version)

@@ -9,7 +9,7 @@ from secrets import randbelow
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
 from maskweave.orders import ORDERS
@@ -21,10 +21,19 @@ from maskweave.web.wire import as_base64, filled, from_base64, hole_of, received
 HIGHEST_RANDOM = 2**32 - 1
 """Largest seed that is drawn, as there."""
 
-NOTHING = ("upscalers", "latent-upscale-modes", "sd-vae", "loras", "hypernetworks")
+NOTHING = (
+    *("upscalers", "latent-upscale-modes", "sd-vae", "loras", "hypernetworks"),
+    *("schedulers", "prompt-styles"),
+)
 """Lists that are empty here."""
 
 PROMPT = "the prompt is ignored: this model fills holes from what is around them"
+
+
+class Overrides(BaseModel):
+    """What is read of settings for one request; others are ignored."""
+
+    sd_model_checkpoint: str | None = None
 
 
 class Img2ImgRequest(BaseModel):
@@ -61,13 +70,21 @@ class Img2ImgRequest(BaseModel):
     n_iter: Annotated[int, Field(ge=1, le=MOST_FILLS)] = Field(1, description="Times as many.")
     prompt: str | None = Field("", description="Ignored.")
     negative_prompt: str | None = Field("", description="Ignored.")
-    override_settings: dict[str, Any] | None = Field(
-        None, description="sd_model_checkpoint names a model, if it is one of sd-models."
+    override_settings: Overrides = Field(
+        Overrides(), description="sd_model_checkpoint names a model, if it is one of sd-models."
     )
     include_init_images: bool = Field(
         False, description="Whether parameters repeat the photo and the mask."
     )
     send_images: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, values: Any) -> Any:
+        """Leave out what is null, which stands for the default there."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None}
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -178,14 +195,11 @@ def _wanted(asked: Img2ImgRequest, service: Service, seeds: list[int], notes: li
             mask = resized(mask, *photo.picture.shape)
     read = hole_of(mask, photo.picture, invert=bool(asked.inpainting_mask_invert))
     notes.extend(read.notes)
-    model = (asked.override_settings or {}).get("sd_model_checkpoint")
-    if model is not None and model not in service.models:
-        raise HTTPException(400, f"unknown model {model!r:.60}: sd-models lists those there are")
     return Wanted(
         picture=photo.picture,
         hole=read.hole,
         seeds=[seed for each in seeds for seed in seeds_of(each, 1)],
-        model=model,
+        model=asked.override_settings.sd_model_checkpoint,
         soften=min(asked.mask_blur or 0, SOFTEST),
     )
 

@@ -11,12 +11,10 @@ from maskweave.web.automatic1111 import automatic1111_routes
 from maskweave.web.bodies import WholeBodies
 from maskweave.web.errors import add_handlers
 from maskweave.web.fill import fill_routes
+from maskweave.web.guard import SAME_MACHINE, OwnPages
 from maskweave.web.iopaint import iopaint_routes
 from maskweave.web.reference import reference
 from maskweave.web.service import Service
-
-SAME_MACHINE = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
-"""Pages that may read what the routes answer: those of the machine that shows them."""
 
 BYTES_PER_PIXEL = 4
 """Bytes of a request for each pixel that a photo may have: RGB, not compressed, in base64."""
@@ -24,9 +22,22 @@ BYTES_PER_PIXEL = 4
 SPARE = 1_000_000
 """Bytes of a request beside those."""
 
+LARGEST_AT_ONCE = 4
+"""How many of the largest requests may be in memory at once."""
 
-def make_routes(service: Service, version: str) -> FastAPI:
-    """Return an application over a service, which it closes when it ends."""
+
+def make_routes(service: Service, version: str, local: bool = False) -> FastAPI:
+    """Return an application over a service, which it closes when it ends.
+
+    Parameters
+    ----------
+    service : Service
+        What fills.
+    version : str
+        That of the package, which answers and downloads tell.
+    local : bool
+        Whether it answers by no name but those of this machine.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -51,7 +62,9 @@ def make_routes(service: Service, version: str) -> FastAPI:
     app.include_router(iopaint_routes(service))
     app.include_router(automatic1111_routes(service))
     most_bytes = BYTES_PER_PIXEL * service.max_pixels + SPARE
-    app.add_middleware(WholeBodies, most_bytes=most_bytes)
+    at_once = LARGEST_AT_ONCE * most_bytes
+    app.add_middleware(WholeBodies, most_bytes=most_bytes, at_once=at_once)
+    app.add_middleware(OwnPages, local=local)
     # Without credentials, and not for every page of the web.
     app.add_middleware(
         CORSMiddleware,
