@@ -25,14 +25,19 @@ from maskweave.recall import read_recipe
 pytest.importorskip("gradio", reason="the extra web is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-CHROMIUM = os.environ.get("MASKWEAVE_CHROMIUM") or shutil.which("chromium")
+CHROMIUM = (
+    os.environ.get("MASKWEAVE_CHROMIUM")
+    or shutil.which("chromium")
+    or shutil.which("google-chrome")
+)
 PATIENCE = 120_000
 """Milliseconds; without a graphics card and beside other work browsers are slow."""
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        CHROMIUM is None, reason="there is no chromium; MASKWEAVE_CHROMIUM names it"
+        CHROMIUM is None,
+        reason="there is no chromium and no google-chrome; MASKWEAVE_CHROMIUM names one",
     ),
 ]
 
