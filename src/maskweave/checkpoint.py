@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from maskweave.errors import MaskweaveError
 from maskweave.files import write_json, write_whole
@@ -173,10 +175,30 @@ def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:
 Module = TypeVar("Module", VQGAN, ReferenceVQGAN, BidirectionalTransformer)
 
 
+class _Unset(TorchFunctionMode):
+    """Leaves out initial values: on ``meta`` torch imports its compiler for them, for seconds."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of torch, or return the tensor that it would give values."""
+        named = kwargs or {}
+        if func in (nn.init.normal_, F.normalize):
+            return named.get("tensor", *args)
+        return func(*args, **named)
+
+
+@contextmanager
+def blank() -> Generator[None]:
+    """Make networks without memory, which a broken config could ask too much of, and values."""
+    with torch.device("meta"), _Unset():
+        yield
+
+
 def _load(kind: Callable[[Config], Module], config: type[Config], directory: Path) -> Module:
     settings = directory / "config.json"
     file = directory / "model.safetensors"
-    with torch.device("meta"):  # without memory, which a broken config could ask too much of
+    with blank():
         module = kind(as_config(config, read_config(settings), settings))
     try:
         weights = {name: value.float() for name, value in load_file(file).items()}

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import cv2
 import numpy as np
-from skimage.restoration import inpaint_biharmonic
 
 from maskweave.call import Filled, Photo, Pipeline, StepPicture
 from maskweave.errors import MaskweaveError
@@ -222,6 +221,9 @@ def _opencv(kind: int, pixels: Pixels, hole: Hole) -> Pixels:
 
 
 def _biharmonic(pixels: Pixels, hole: Hole) -> Pixels:
+    # It brings SciPy along, which takes longer to import than most fills.
+    from skimage.restoration import inpaint_biharmonic
+
     filled = inpaint_biharmonic(covered(pixels, hole), hole, channel_axis=-1)
     return (filled * 255).round().clip(0, 255).astype(np.uint8)
 

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from maskweave.checkpoint import blank
 from maskweave.errors import MaskweaveError
 from maskweave.maskgit import DecodeSettings, corrupt
 from maskweave.pipeline import InpaintPipeline
@@ -164,7 +165,7 @@ def to_tokenizer(weights: State, length: int) -> ReferenceVQGAN:
                 names[f"{side}.layers.{i}.{ours}"] = f"{side}.model.{i + 1}.{theirs}"
         names[f"{side}.norm"] = f"{side}.model.{len(layers) + 1}.gn"
         names[f"{side}.last"] = f"{side}.model.{len(layers) + last}"
-    with torch.device("meta"):
+    with blank():
         module = ReferenceVQGAN(config)
     _fill(module, weights, names)
     return module.eval()
@@ -224,7 +225,7 @@ def to_transformer(
     for i in range(layers):
         for ours, theirs in BLOCK_NAMES.items():
             names[f"blocks.{i}.{ours}"] = f"blocks.{i}.{theirs}"
-    with torch.device("meta"):
+    with blank():
         module = BidirectionalTransformer(config)
     _fill(module, weights, names)
     return module.eval()

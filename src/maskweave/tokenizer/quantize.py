@@ -32,7 +32,8 @@ class Codebook(nn.Module):
 
     def __init__(self, size: int, codebook_dim: int, commitment: float = 0.25) -> None:
         super().__init__()
-        self.weight = nn.Parameter(F.normalize(torch.randn(size, codebook_dim), dim=-1))
+        weight = nn.init.normal_(torch.empty(size, codebook_dim))
+        self.weight = nn.Parameter(F.normalize(weight, dim=-1))
         self.commitment = commitment
         # Running share of tokens per code, in units of an even share: 1 means used like the others.
         self.register_buffer("usage", torch.ones(size))
