@@ -1,9 +1,10 @@
-"""Speed of a training step of stage 2, against this machine's products and a plain step.
+"""Speed of training steps, against this machine's products and a plain step of stage 2.
 
     python benchmarks/train_step.py [--device cpu] [--steps 5]
 
 The plain step is the reference experiment's: the VQGAN encodes the batch, the loss compares all
-logits with one-hot targets, everything is float32. All figures of one run belong together.
+logits with one-hot targets, everything is float32. All figures of one run belong together. Steps of
+stage 1 need LPIPS's weights, as training does.
 """
 
 import argparse
@@ -23,12 +24,13 @@ from torch import Tensor
 from maskweave.checkpoint import load_tokenizer, resolve
 from maskweave.data.augment import to_unit_range
 from maskweave.data.sampler import StepSampler
-from maskweave.presets import TRANSFORMERS
-from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.presets import TOKENIZERS, TRANSFORMERS
+from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 from maskweave.training.examples import Examples
 from maskweave.training.loop import Course, accelerator_for
 from maskweave.training.optimiser import adamw
 from maskweave.training.speed import gemm_rate, seconds
+from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
 from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
 from maskweave.transformer import BidirectionalTransformer
 
@@ -41,8 +43,9 @@ class Noise:
     key = "noise"
     digests = ("",) * IMAGES
 
-    def __init__(self) -> None:
-        self.pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 3, 64, 64), dtype=np.uint8)
+    def __init__(self, size: int = 64) -> None:
+        shape = (IMAGES, 3, size, size)
+        self.pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -53,7 +56,7 @@ class Noise:
         return self.pixels[index]
 
 
-def reference_vqgan() -> ReferenceVQGAN:
+def reference_vqgan() -> ConvolutionalVQGAN:
     """Return a VQGAN of the reference's layers, at the base width of VQGAN's code, 128."""
     encoder = "residual " * 6 + "down " + "residual " * 4 + "down residual attention residual"
     decoder = (
@@ -66,13 +69,13 @@ def reference_vqgan() -> ReferenceVQGAN:
     )
     layers = encoder.split(), decoder.split()
     widths = [(128,) * (len(part) + 1) for part in layers]
-    return ReferenceVQGAN(
-        ReferenceConfig(tuple(layers[0]), widths[0], tuple(layers[1]), widths[1])  # type: ignore[arg-type]
+    return ConvolutionalVQGAN(
+        ConvolutionalConfig(tuple(layers[0]), widths[0], tuple(layers[1]), widths[1])  # type: ignore[arg-type]
     )
 
 
 def plain_step(
-    tokenizer: ReferenceVQGAN,
+    tokenizer: ConvolutionalVQGAN,
     transformer: BidirectionalTransformer,
     optimiser: torch.optim.Optimizer,
     images: Tensor,
@@ -101,6 +104,19 @@ def our_step(
     tokens = np.random.default_rng(0).integers(0, 1024, (IMAGES, 1, 256)).astype(np.uint16)
     examples = Examples(Noise(), range(IMAGES), 64, recipe.examples, tokens)
     draws = next(iter(StepSampler(IMAGES, run.batch_size, 0)))
+    batch = torch.utils.data.default_collate([examples[draw] for draw in draws])
+    return task, send_to_device(tuple(batch), device)
+
+
+def stage_1(
+    recipe: TokenizerRecipe, device: torch.device, folder: Path
+) -> tuple[TokenizerTask, tuple[Any, ...]]:
+    """Return a task and a batch of crops."""
+    accelerator, size = accelerator_for(recipe.run, folder), recipe.model.image_size
+    samples = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    task = TokenizerTask(recipe, samples, accelerator, Course(1000, 100))
+    examples = Examples(Noise(size), range(IMAGES), size, recipe.examples)
+    draws = next(iter(StepSampler(IMAGES, recipe.run.batch_size, 0)))
     batch = torch.utils.data.default_collate([examples[draw] for draw in draws])
     return task, send_to_device(tuple(batch), device)
 
@@ -137,6 +153,16 @@ def main() -> None:
             f"{name}, bfloat16, from the cache", str(recipe.run.batch_size), f"{rate:.2f}",
             f"{share:.0%}", f"{rate / plain:.2f}",
         )  # fmt: skip
+    for name in ("cats64", "photos"):
+        recipe = TOKENIZERS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            task, batch = stage_1(recipe, device, Path(folder))
+        flops, batch_size = task.flops(), recipe.run.batch_size
+        for step, what in ((100, "before"), (900, "with")):
+            rate = batch_size / seconds(lambda: task.step(batch, step), device, steps)  # noqa: B023
+            share = f"{rate * flops / rates[torch.bfloat16]:.0%}" if step == 100 else ""
+            row = f"stage 1, {name}, {what} the discriminator"
+            table.add_row(row, str(batch_size), f"{rate:.2f}", share, "")
     Console().print(table)
 
     table = Table("tokens of 16 images", "ms")
