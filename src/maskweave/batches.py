@@ -8,13 +8,13 @@ from maskweave.fill import fill_batch
 from maskweave.guide import interpolated
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.transformer import BidirectionalTransformer
+from maskweave.transformer import Transformer
 from maskweave.walk import Painting, Request
 
 
 def paint_requests(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     settings: DecodeSettings,
     every_step: bool,
     on_step: Callable[[Step], None] | None,
@@ -40,7 +40,7 @@ def paint_requests(
     list
         For every request its paintings, on the CPU: one, or one for each step.
     """
-    device = transformer.position_embedding.device
+    device = transformer.device
     known = torch.stack([request.known for request in requests]).to(device)
     hole = torch.stack([request.hole for request in requests]).to(device)
     seeds = [request.seed for request in requests]

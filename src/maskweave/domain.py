@@ -19,7 +19,7 @@ from maskweave.files import write_whole
 from maskweave.guide import interpolated
 from maskweave.holes import known_patches, token_mask
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.transformer import BidirectionalTransformer
+from maskweave.transformer import Transformer
 
 BLOCKS = 2
 """Blocks of the transformer after which its states are read: there they told most."""
@@ -73,7 +73,7 @@ def load_probe(directory: Path, dim: int) -> Probe | None:
 @torch.inference_mode()
 def traits(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
 ) -> Float[Tensor, "batch traits"]:
@@ -96,7 +96,7 @@ def traits(
     tokens = tokenizer.encode(known).masked_fill(masked, transformer.config.mask_token)
     guide = interpolated(known, hole) if transformer.config.guided else None
     patches = known_patches(known, hole, tokenizer.patch_size, guide)
-    patches = patches.to(transformer.position_embedding.dtype)
+    patches = patches.to(transformer.dtype)
     states = transformer.states(tokens, patches, BLOCKS).float()  # (B, N, D)
     seen = (~masked)[:, :, None].float()
     number = seen.sum(1).clamp(min=1)

@@ -15,7 +15,7 @@ from maskweave.guide import Guide, interpolated
 from maskweave.holes import known_patches, token_mask
 from maskweave.maskgit import BROKEN, DecodeSettings, Predict, Step, are_sound, decode
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.transformer import BidirectionalTransformer
+from maskweave.transformer import Transformer
 
 
 class Fill(NamedTuple):
@@ -29,7 +29,7 @@ class Fill(NamedTuple):
 
 def fill_batch(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     seeds: Sequence[int],
@@ -83,7 +83,7 @@ def fill_batch(
 
 def decode_tokens(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     generators: Sequence[torch.Generator],
@@ -108,7 +108,7 @@ def decode_tokens(
 
 def fill_tokens(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     generators: Sequence[torch.Generator],
@@ -124,7 +124,7 @@ def fill_tokens(
 @torch.no_grad()
 def expected_codes(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     guide: Guide | None = None,
@@ -164,7 +164,7 @@ def expected_codes(
 
 def predictor(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     guide: Guide | None = None,
@@ -172,7 +172,7 @@ def predictor(
     """Return the transformer as ``maskgit.decode`` takes it, beside the known pixels it sees."""
     guide = (guide or interpolated(known, hole)) if transformer.config.guided else None
     patches = known_patches(known, hole, tokenizer.patch_size, guide)
-    patches = patches.to(transformer.position_embedding.dtype)
+    patches = patches.to(transformer.dtype)
 
     def predict(tokens: Tensor, wanted: Tensor, _progress: float) -> Tensor:
         return transformer(tokens, wanted, patches)
@@ -188,13 +188,13 @@ def _encode(tokenizer: Tokenizer, known: Tensor) -> Int[Tensor, "batch length"]:
 @torch.no_grad()
 def _paint(
     tokenizer: Tokenizer,
-    transformer: BidirectionalTransformer,
+    transformer: Transformer,
     codes: Tensor,
     known: Tensor,
     hole: Tensor,
     guide: Guide | None,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Paint in the transformer's precision: the tokenizer's weights stay in float32."""
-    dtype = transformer.position_embedding.dtype
+    dtype = transformer.dtype
     with torch.autocast(known.device.type, dtype, enabled=dtype != torch.float32):
         return tokenizer.paint(codes, known, hole, guide).float()

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from maskweave.backends import choose_backend, fast_dtype
 from maskweave.batches import paint_requests
 from maskweave.call import MEMORY, Filled, Photo, Pipeline, StepPicture
 from maskweave.checkpoint import (
@@ -24,10 +25,11 @@ from maskweave.classical import METHODS, ClassicalPipeline
 from maskweave.domain import UNLIKE, Probe, load_probe, traits
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, write_json
+from maskweave.graphs import converted, load_exported
 from maskweave.legacy import read_defaults
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.transformer import BidirectionalTransformer
+from maskweave.transformer import Transformer
 from maskweave.walk import Crops, Filling, Walk, Windows, check_framing, drive
 
 BYTES = 12
@@ -40,7 +42,7 @@ class InpaintPipeline(Pipeline):
     def __init__(
         self,
         tokenizer: Tokenizer,
-        transformer: BidirectionalTransformer,
+        transformer: Transformer,
         defaults: DecodeSettings | None = None,
         framing: str = "whole object",
         domain: str | None = None,
@@ -62,7 +64,8 @@ class InpaintPipeline(Pipeline):
         cls,
         name: str | Path,
         *,
-        torch_dtype: torch.dtype = torch.float32,
+        torch_dtype: torch.dtype | Literal["auto"] = torch.float32,
+        backend: str | None = None,
         revision: str | None = None,
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
@@ -74,15 +77,22 @@ class InpaintPipeline(Pipeline):
         ----------
         name : str or Path
             Shipped are those that ``maskweave models`` lists.
-        torch_dtype : torch.dtype
-            Precision of the transformer and of painting, as in ``to``.
+        torch_dtype : torch.dtype or "auto"
+            Precision of the transformer and of painting, as in ``to``; ``auto`` is bfloat16 where
+            the CPU has instructions for it, else float32. The bytes of a fill depend on it.
+        backend : {"auto", "torch", "openvino", "onnx"}, optional
+            What computes. By default what the model's files are for: torch, unless it was exported.
+            The others run on the CPU; torch weights are then made into graphs once, which are kept
+            in the user's cache. ``auto`` takes OpenVINO where it is installed. The bytes of a fill
+            depend on it, if only by rounding.
         revision, cache_dir, token, local_files_only
             As in ``huggingface_hub.snapshot_download``; read only of a hub id.
 
         Raises
         ------
         MaskweaveError
-            If there is no such model or its files are broken.
+            If there is no such model, its files are broken, or the backend is not installed or
+            does not fit the files or the precision.
         """
         if name in METHODS:
             raise MaskweaveError(f"{name} is no model: maskweave.load_pipeline({name!r}) has it")
@@ -93,21 +103,39 @@ class InpaintPipeline(Pipeline):
             token=token,
             local_files_only=local_files_only,
         )
+        file = directory / "config.json"
         if (directory / "tokenizer").is_dir() and not (directory / "transformer").is_dir():
             raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
-        file = directory / "config.json"
         defaults = as_config(DecodeSettings, read_defaults(file), file)
         config = read_json(file)
         framing, domain = config.get("framing", "whole object"), config.get("domain")
         if domain is not None and not (isinstance(domain, str) and domain.isprintable()):
             raise MaskweaveError(f"{file}: domain is a line of text, got {domain!r:.40}")
-        tokenizer = load_tokenizer(directory / "tokenizer")
-        transformer = load_transformer(directory / "transformer")
+        written = config.get("graphs")
+        backend = choose_backend(backend, written, directory)
+        dtype = fast_dtype(backend) if torch_dtype == "auto" else torch_dtype
+        if written is not None:
+            tokenizer, transformer = load_exported(directory, backend, dtype)
+        else:
+            tokenizer = load_tokenizer(directory / "tokenizer")
+            transformer = load_transformer(directory / "transformer")
+            if backend != "torch":
+                tokenizer, transformer = converted(tokenizer, transformer, backend, dtype)
         probe = load_probe(directory, transformer.config.dim)
-        return cls(tokenizer, transformer, defaults, framing, domain, probe).to(torch_dtype)
+        return cls(tokenizer, transformer, defaults, framing, domain, probe).to(dtype)
 
     def save_pretrained(self, directory: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write the model to a folder, its floating-point weights as ``dtype`` if given."""
+        """Write the model to a folder, its floating-point weights as ``dtype`` if given.
+
+        Raises
+        ------
+        MaskweaveError
+            If the model runs as graphs, which have no weights to save.
+        """
+        if self.backend != "torch":
+            raise MaskweaveError(
+                f"a model that runs by {self.backend} has no weights to save: copy its folder"
+            )
         directory = Path(directory)
         save_component(self.tokenizer, directory / "tokenizer", dtype)
         save_component(self.transformer, directory / "transformer", dtype)
@@ -145,9 +173,21 @@ class InpaintPipeline(Pipeline):
 
         What is not given stays as it is. The tokenizer keeps float32 weights: it encodes in float32
         and paints in mixed precision.
+
+        Raises
+        ------
+        MaskweaveError
+            If the model runs as graphs, which stay on the CPU and in the precision they have.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
+        if self.backend != "torch":
+            stays = device is None or torch.device(device).type == "cpu"
+            if not stays or dtype not in (None, self.dtype):
+                raise MaskweaveError(
+                    f"by {self.backend} a model runs on the CPU, in the precision it is loaded in"
+                )
+            return self
         self.tokenizer.to(device)
         self.transformer.to(device, dtype)
         return self
@@ -155,12 +195,17 @@ class InpaintPipeline(Pipeline):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.transformer.position_embedding.device
+        return self.transformer.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the transformer."""
-        return self.transformer.position_embedding.dtype
+        return self.transformer.dtype
+
+    @property
+    def backend(self) -> str:
+        """What computes: torch, openvino or onnx."""
+        return self.transformer.backend
 
     def settings(self, **overrides: Any) -> DecodeSettings:
         """Return the model's defaults with those overrides that are not None.

@@ -33,6 +33,8 @@ class Made(NamedTuple):
     """Precision of the transformer, as ``--dtype`` names it."""
     device: str
     """Kind of the device: cpu, cuda, ..."""
+    backend: str = "torch"
+    """What computed the networks, as ``--backend`` names it."""
 
 
 @settings
@@ -59,6 +61,8 @@ class Recipe:
     """Pixels around the hole over which the fill fades into the photo."""
     version: str
     """Version of this package."""
+    backend: str = "torch"
+    """As in ``Made``; earlier versions had none but torch."""
 
     def __post_init__(self) -> None:
         """Refuse a fill that is none of those that were made."""
@@ -91,7 +95,7 @@ def made_by(pipeline: Pipeline) -> Made:
     dtype = str(pipeline.dtype).removeprefix("torch.")
     if pipeline not in _weights:
         _weights[pipeline] = _digest(pipeline)
-    return Made(_weights[pipeline], dtype, pipeline.device.type)
+    return Made(_weights[pipeline], dtype, pipeline.device.type, pipeline.backend)
 
 
 def read_recipe(file: Path) -> Recipe:

@@ -1,5 +1,6 @@
 """The bidirectional transformer that predicts masked tokens."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Annotated, Literal, Self
 
@@ -210,7 +211,59 @@ class Block(nn.Module):
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
-class BidirectionalTransformer(nn.Module):
+class Transformer(nn.Module, ABC):
+    """What predicts tokens; those who fill know no more of one."""
+
+    config: TransformerConfig
+    """Sizes, whatever it runs on."""
+    backend: str = "torch"
+    """What computes: torch, or the runtime of an exported graph."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Precision in which it computes."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @abstractmethod
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        masked: Bool[Tensor, "batch length"] | None = None,
+        known: Float[Tensor, "batch length numbers"] | None = None,
+    ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
+        """Predict tokens.
+
+        Parameters
+        ----------
+        tokens : Tensor
+            Tokens in [0, codebook_size], the mask token included.
+        masked : Tensor, optional
+            Return logits at these positions only, row by row, and spare the rest of the work.
+        known : Tensor, optional
+            From ``holes.known_patches``; read only if the config has a ``patch_size``.
+
+        Raises
+        ------
+        MaskweaveError
+            If such a transformer is not given the known pixels.
+        """
+
+    @abstractmethod
+    def states(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        known: Float[Tensor, "batch length numbers"] | None = None,
+        blocks: int | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Return the hidden states after so many blocks, by default after all, as ``forward``."""
+
+
+class BidirectionalTransformer(Transformer):
     """Logits over the codes for the tokens of an image, each seeing all others."""
 
     rotation: Tensor | None
@@ -246,27 +299,18 @@ class BidirectionalTransformer(nn.Module):
         masked: Bool[Tensor, "batch length"] | None = None,
         known: Float[Tensor, "batch length numbers"] | None = None,
     ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
-        """Predict tokens.
-
-        Parameters
-        ----------
-        tokens : Tensor
-            Tokens in [0, codebook_size], the mask token included.
-        masked : Tensor, optional
-            Return logits at these positions only, row by row, and spare the rest of the work.
-        known : Tensor, optional
-            From ``holes.known_patches``; read only if the config has a ``patch_size``.
-
-        Raises
-        ------
-        MaskweaveError
-            If such a transformer is not given the known pixels.
-        """
+        """Predict tokens, as every ``Transformer`` does."""
         x = self.states(tokens, known)
         bias = self.bias
         if masked is not None:
             x, bias = x[masked], bias[masked.nonzero()[:, 1]]
-        return F.linear(self.head(self.final_norm(x)), self._codes()) + bias
+        return self.scores(x, bias)
+
+    def scores(
+        self, states: Float[Tensor, "*shape dim"], bias: Float[Tensor, "*shape codes"]
+    ) -> Float[Tensor, "*shape codes"]:
+        """Return the logits of hidden states after all blocks, given the bias of their places."""
+        return F.linear(self.head(self.final_norm(states)), self._codes()) + bias
 
     def states(
         self,
@@ -284,6 +328,16 @@ class BidirectionalTransformer(nn.Module):
         for block in self.blocks[:blocks]:
             x = block(x, self.rotation)
         return x
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.position_embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.position_embedding.device
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or round the weights, as ``to`` asks; angles are never rounded."""

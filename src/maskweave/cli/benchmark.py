@@ -19,7 +19,16 @@ from maskweave.cli.evaluate import (
     print_table,
 )
 from maskweave.cli.inpaint import Grow, Threshold
-from maskweave.cli.options import Device, Dtype, InvertMask, Json, Model, load_model, note_left_out
+from maskweave.cli.options import (
+    Backend,
+    Device,
+    Dtype,
+    InvertMask,
+    Json,
+    Model,
+    load_model,
+    note_left_out,
+)
 from maskweave.errors import MaskweaveError
 
 if TYPE_CHECKING:
@@ -73,6 +82,7 @@ def benchmark(
     lpips: Lpips = "squeeze",
     device: Device = "auto",
     dtype: Dtype = "float32",
+    backend: Backend = None,
     json_: Json = False,
 ) -> None:
     """Fill the holes of true images, measure the fills beside baselines, and write a report.
@@ -97,7 +107,7 @@ def benchmark(
     places, wanted = _places(truth, masks, kind or [], output)
     note_left_out(truth, masks, real)
     training = _losses(logs or [])
-    pipeline = load_model(model, device, dtype)
+    pipeline = load_model(model, device, dtype, backend)
     pipeline.set_progress_bar_config(disable=True)  # the benchmark has bars of its own
     grid = _grid(pipeline.defaults, schedule, steps, temperature, token_temperature, sweep_images)
     meter = load_meter(features, resize, inception, no_fid, lpips, device)

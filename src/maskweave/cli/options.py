@@ -29,7 +29,20 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that
 InvertMask = Annotated[bool, typer.Option("--invert-mask", help="Black is the hole.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
-Dtype = Annotated[str, typer.Option(help="Precision: float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Precision: float32, bfloat16, float16, or auto: bfloat16 on a CPU that is made for "
+        "it, else float32."
+    ),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(
+        help="torch, openvino, onnx, or auto: OpenVINO on the CPU where it is installed, else "
+        "torch. Without it what the model's files are for. The bytes of a fill depend on it."
+    ),
+]
 
 
 def one_line(message: str) -> str:
@@ -62,32 +75,42 @@ def choose_device(device: str) -> str:
     return device
 
 
-def load_model(model: str, device: str, dtype: str) -> "InpaintPipeline":
-    """Load a model onto a device, in a precision."""
+def load_model(
+    model: str, device: str, dtype: str, backend: str | None = None
+) -> "InpaintPipeline":
+    """Load a model onto a device, in a precision, to be computed by a backend."""
     import torch
 
     from maskweave.pipeline import InpaintPipeline
 
-    if dtype not in ("float32", "bfloat16", "float16"):
-        raise MaskweaveError(f"dtype is float32, bfloat16 or float16, got {dtype!r}")
-    device = choose_device(device)
-    if (device, dtype) == ("cpu", "float16"):
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise MaskweaveError(f"dtype is auto, float32, bfloat16 or float16, got {dtype!r}")
+    place = choose_device(device)
+    if (place, dtype) == ("cpu", "float16"):
         print("note: float16 is slow on a CPU; bfloat16 is as small and faster", file=sys.stderr)
-    return InpaintPipeline.from_pretrained(model, torch_dtype=getattr(torch, dtype)).to(device)
+    if place != "cpu":  # what auto takes is for CPUs alone
+        backend = None if backend == "auto" else backend
+        dtype = "float32" if dtype == "auto" else dtype
+    precision = "auto" if dtype == "auto" else getattr(torch, dtype)
+    loaded = InpaintPipeline.from_pretrained(model, torch_dtype=precision, backend=backend)
+    return loaded if loaded.backend != "torch" and device == "auto" else loaded.to(place)
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> "Pipeline":
+def load_pipeline(model: str, device: str, dtype: str, backend: str | None = None) -> "Pipeline":
     """Load a model as ``load_model`` does, or a classical method, which has no use for either.
 
     Raises
     ------
     MaskweaveError
-        If such a method is told a device or a precision.
+        If such a method is told a device, a precision or a backend.
     """
     from maskweave.classical import METHODS, ClassicalPipeline
 
     if model not in METHODS:
-        return load_model(model, device, dtype)
-    if (device, dtype) not in (("auto", "float32"), ("cpu", "float32")):
-        raise MaskweaveError(f"{model} runs on the CPU: it takes no --device and no --dtype")
+        return load_model(model, device, dtype, backend)
+    told = (device, dtype, backend or "torch")
+    if told not in (("auto", "float32", "torch"), ("cpu", "float32", "torch")):
+        raise MaskweaveError(
+            f"{model} runs on the CPU: it takes no --device, no --dtype and no --backend"
+        )
     return ClassicalPipeline(model)

@@ -62,7 +62,9 @@ def repeat(again: Again) -> None:
     if not again.model and name not in (*shipped_models(), *METHODS):
         raise MaskweaveError(f"{again.recipe} was filled by {name!r:.60}: say where it is: --model")
     classical = name in METHODS
-    pipeline = load_pipeline(name, "cpu" if classical else again.device, recipe.dtype)
+    pipeline = load_pipeline(
+        name, "cpu" if classical else again.device, recipe.dtype, recipe.backend
+    )
     made = made_by(pipeline)
     if made.weights != recipe.weights:
         raise MaskweaveError(f"{again.recipe} was filled by other weights than those of {name}")

@@ -12,7 +12,14 @@ from typing import Annotated
 import typer
 
 from maskweave import __version__
-from maskweave.cli.options import DEFAULT_MODEL, Device, Dtype, ModelOrMethod, load_pipeline
+from maskweave.cli.options import (
+    DEFAULT_MODEL,
+    Backend,
+    Device,
+    Dtype,
+    ModelOrMethod,
+    load_pipeline,
+)
 from maskweave.errors import MaskweaveError
 
 PATIENCE = 3
@@ -42,6 +49,7 @@ def web(
     queue: Queue = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    backend: Backend = None,
 ) -> None:
     """Open a page to paint holes on, and answer programs over HTTP: docs/http-api.md.
 
@@ -66,8 +74,10 @@ def web(
         service = Service(
             model,
             # Methods without a network know neither devices nor precisions.
-            load=lambda name: load_pipeline(
-                name, *(("auto", "float32") if name in METHODS else (device, dtype))
+            load=lambda name: (
+                load_pipeline(name, "auto", "float32")
+                if name in METHODS
+                else load_pipeline(name, device, dtype, backend)
             ),
             max_pixels=max_pixels or MAX_PIXELS,
             queue=QUEUE if queue is None else queue,

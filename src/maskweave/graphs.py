@@ -1,0 +1,342 @@
+"""Exported graphs in the place of the networks: a tokenizer and a transformer that fill alike."""
+
+import hashlib
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal, Protocol, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from maskweave.backends import Runtime, needing
+from maskweave.checkpoint import as_config, identity
+from maskweave.domain import BLOCKS
+from maskweave.errors import MaskweaveError
+from maskweave.files import read_json, sha256, user_cache
+from maskweave.guide import Guide, interpolated
+from maskweave.settings import settings
+from maskweave.tokenizer.base import Tokenizer
+from maskweave.tracing import CODEBOOK, SUFFIX, write_graphs
+from maskweave.transformer import BidirectionalTransformer, Transformer, TransformerConfig
+
+FOLDER = "graphs"
+"""Where an exported model has its graphs, beside the configs of its components."""
+
+Size = Annotated[int, Field(ge=1, le=2**16)]
+
+FORM = 1
+"""Raised when graphs are written in another way, so that kept ones are written anew."""
+
+
+class Graph(Protocol):
+    """A network that is ready to run on the CPU."""
+
+    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
+        """Return what it computes of its inputs, given by name."""
+        ...
+
+
+class OpenVINOGraph:
+    """A graph that OpenVINO runs, with as many threads as torch has."""
+
+    def __init__(self, file: Path, dtype: torch.dtype = torch.float32) -> None:
+        import openvino
+
+        self.compiled = openvino.Core().compile_model(
+            file,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+
+    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
+        """Return what it computes of its inputs, given by name, in any thread."""
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        outputs = self.compiled.infer_new_request(arrays)
+        return [torch.from_numpy(array) for array in outputs.to_tuple()]
+
+
+class ONNXGraph:
+    """A graph that ONNX Runtime runs, with as many threads as torch has."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"]
+        )
+
+    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
+        """Return what it computes of its inputs, given by name, in any thread."""
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        return [torch.from_numpy(array) for array in self.session.run(None, arrays)]
+
+
+@settings
+class GraphConfig:
+    """What those who fill must know of an exported tokenizer, whatever its architecture."""
+
+    grid: tuple[Size, Size]
+    """Rows and columns of tokens."""
+    patch_size: Size
+    """Side of a token's patch, in pixels."""
+    codebook_size: Size
+    """Number of codes."""
+    sees_known: bool
+    """As in ``Tokenizer``."""
+    patch_local: bool
+    """As in ``Tokenizer``."""
+    guided: bool
+    """As in ``Tokenizer``."""
+    architecture: Literal["graphs"] = "graphs"
+    """Tells components apart on disk."""
+
+
+def graph_config(tokenizer: Tokenizer) -> GraphConfig:
+    """Return what those who fill must know of a tokenizer."""
+    return GraphConfig(
+        tokenizer.grid,
+        tokenizer.patch_size,
+        tokenizer.codebook_size,
+        tokenizer.sees_known,
+        tokenizer.patch_local,
+        tokenizer.guided,
+    )
+
+
+class GraphTokenizer(Tokenizer):
+    """A tokenizer whose encoder and decoder are graphs.
+
+    Parameters
+    ----------
+    config : GraphConfig
+        Of the tokenizer that was exported.
+    codes : Tensor
+        The vector of every code.
+    encoder, decoder : Graph
+        Its networks.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, config: GraphConfig, codes: Tensor, encoder: Graph, decoder: Graph) -> None:
+        super().__init__()
+        self.config = config
+        self.sees_known, self.patch_local = config.sees_known, config.patch_local
+        self.guided = config.guided
+        self.register_buffer("vectors", codes)
+        self.encoder, self.decoder = encoder, decoder
+
+    @property
+    def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
+        """The vector of every code."""
+        return self.vectors
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return self.config.grid
+
+    def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
+        """Return the tokens of images in [-1, 1], row by row."""
+        [tokens] = self.encoder.run(images=images)
+        return tokens
+
+    def paint(
+        self,
+        codes: Float[Tensor, "batch length codebook_dim"],
+        known: Float[Tensor, "batch 3 height width"] | None = None,
+        hole: Bool[Tensor, "batch height width"] | None = None,
+        guide: Guide | None = None,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint images, as every tokenizer does."""
+        if (known is None) != (hole is None):
+            raise MaskweaveError("known pixels and their hole go together: give both or neither")
+        inputs = {"codes": codes}
+        if self.sees_known:
+            if known is None or hole is None:
+                known = codes.new_zeros(len(codes), 3, *self.image_size)
+                hole = torch.ones(len(codes), *self.image_size, dtype=torch.bool)
+            inputs |= {"known": known, "hole": hole}
+            if self.guided:
+                guide = guide or interpolated(known, hole)
+                inputs |= {"guide": guide.pixels, "finer": guide.finer}
+        [images] = self.decoder.run(**inputs)
+        return images
+
+
+class GraphTransformer(Transformer):
+    """A transformer that is a graph.
+
+    Parameters
+    ----------
+    config : TransformerConfig
+        Of the transformer that was exported.
+    graph : Graph
+        Its network.
+    backend : str
+        What runs the graph.
+    dtype : torch.dtype
+        Precision in which that computes.
+    digest : str
+        SHA-256, in hexadecimal digits, of what decides what the graphs compute.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, graph: Graph, backend: str, dtype: torch.dtype, digest: str
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.graph, self.backend, self.precision = graph, backend, dtype
+        # Among what a module's state is, so that models are told apart by it as by weights.
+        self.register_buffer("digest", torch.tensor(list(bytes.fromhex(digest))).byte())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision in which the graph is computed."""
+        return self.precision
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        masked: Bool[Tensor, "batch length"] | None = None,
+        known: Float[Tensor, "batch length numbers"] | None = None,
+    ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
+        """Predict tokens, as every ``Transformer`` does."""
+        everywhere = torch.ones_like(tokens, dtype=torch.bool)
+        where = everywhere if masked is None else masked
+        logits, _ = self._run(tokens, where.flatten().nonzero()[:, 0], known)
+        return logits.unflatten(0, tokens.shape) if masked is None else logits
+
+    def states(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        known: Float[Tensor, "batch length numbers"] | None = None,
+        blocks: int | None = None,
+    ) -> Float[Tensor, "batch length dim"]:
+        """Return the states that a probe reads, after ``domain.BLOCKS`` blocks: no others."""
+        if blocks != BLOCKS:
+            raise MaskweaveError(f"an exported transformer tells its states after {BLOCKS} blocks")
+        _, states = self._run(tokens, torch.zeros(1, dtype=torch.long), known)
+        return states
+
+    def _run(self, tokens: Tensor, wanted: Tensor, known: Tensor | None) -> Sequence[Tensor]:
+        inputs = {"tokens": tokens, "wanted": wanted}
+        if self.config.patch_size:
+            if known is None:
+                raise MaskweaveError("this transformer needs the known pixels beside the tokens")
+            inputs["patches"] = known.float()
+        return self.graph.run(**inputs)
+
+
+def load_exported(
+    directory: Path, backend: str, dtype: torch.dtype
+) -> tuple[GraphTokenizer, GraphTransformer]:
+    """Load what ``maskweave export`` has written.
+
+    Raises
+    ------
+    MaskweaveError
+        If files are missing or broken, or what runs them is not installed.
+    """
+    file = directory / "tokenizer" / "config.json"
+    tokenizer = as_config(GraphConfig, read_json(file), file)
+    file = directory / "transformer" / "config.json"
+    transformer = as_config(TransformerConfig, read_json(file), file)
+    folder = directory / FOLDER
+    names = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
+    hashes = "".join(f"{name} {sha256(folder / name)}\n" for name in names)
+    digest = hashlib.sha256(hashes.encode()).hexdigest()
+    return _load(folder, tokenizer, transformer, backend, dtype, digest)
+
+
+def converted(
+    tokenizer: Tokenizer, transformer: BidirectionalTransformer, backend: str, dtype: torch.dtype
+) -> tuple[GraphTokenizer, GraphTransformer]:
+    """Return a model as graphs, which are made once and kept in the user's cache.
+
+    Parameters
+    ----------
+    tokenizer, transformer
+        A model, on the CPU, in float32 and evaluation mode.
+    backend : {"openvino", "onnx"}
+        What will run the graphs.
+    dtype : torch.dtype
+        Precision of transformer and decoder.
+
+    Raises
+    ------
+    MaskweaveError
+        If what writes or runs them is not installed, or knows no such precision.
+    """
+    digest = identity(tokenizer, transformer)
+    kept = user_cache() / FOLDER / f"{digest[:32]}-{backend}-{FORM}"
+    config = graph_config(tokenizer)
+    if kept.is_dir():
+        return _load(kept, config, transformer.config, backend, dtype, digest)
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch)
+        write_graphs(tokenizer, transformer, written, cast(Runtime, backend))
+        _keep(written, kept)
+        return _load(written, config, transformer.config, backend, dtype, digest)
+
+
+def _keep(written: Path, kept: Path) -> None:
+    """Copy graphs into the cache, whole or not at all: without one all is as well, but slower."""
+    copy = kept.with_name(f".{secrets.token_hex(8)}.unfinished")
+    with suppress(OSError):
+        try:
+            shutil.copytree(written, copy)
+            copy.rename(kept)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
+
+def _load(
+    folder: Path,
+    tokenizer: GraphConfig,
+    transformer: TransformerConfig,
+    backend: str,
+    dtype: torch.dtype,
+    digest: str,
+) -> tuple[GraphTokenizer, GraphTransformer]:
+    if dtype not in (torch.float32, torch.bfloat16) or (backend, dtype) == ("onnx", torch.bfloat16):
+        known = "float32" if backend == "onnx" else "float32 and bfloat16"
+        raise MaskweaveError(f"{backend} computes in {known}, not in {dtype}")
+
+    def graph(name: str, dtype: torch.dtype = dtype) -> Graph:
+        file = folder / f"{name}{SUFFIX[backend]}"
+        return OpenVINOGraph(file, dtype) if backend == "openvino" else ONNXGraph(file)
+
+    with needing(backend):
+        try:
+            codes = load_file(folder / CODEBOOK)["codes"]
+            # Rounded latents would have other tokens than those that the model is used with.
+            encoder = graph("encoder", torch.float32)
+            paints = GraphTokenizer(tokenizer, codes, encoder, graph("decoder"))
+            predicts = GraphTransformer(transformer, graph("transformer"), backend, dtype, digest)
+        # Each runtime raises errors of its own kind for files that it cannot read.
+        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise MaskweaveError(f"cannot read the graphs in {folder}: {reason}") from error
+    return paints, predicts

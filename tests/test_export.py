@@ -1,0 +1,320 @@
+"""Exported models fill as those that they were made of, by the same laws, whatever runs them."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import fill_arrays, tiny_guided, tiny_pipeline
+from maskweave.call import StepPicture
+from maskweave.checkpoint import SHIPPED
+from maskweave.cli.main import app
+from maskweave.domain import Probe, traits
+from maskweave.errors import MaskweaveError
+from maskweave.evaluation.examples import by_stem, read_rgb, spread
+from maskweave.evaluation.metrics import lpips_distances
+from maskweave.export import calibration_photos, write_model
+from maskweave.holes import KINDS, draw_hole
+from maskweave.images import Hole, Pixels
+from maskweave.pipeline import InpaintPipeline
+from maskweave.recall import made_by
+from maskweave.tokenizer.losses import perceptual_loss
+
+RUNTIMES = ("openvino", "onnx")
+MODELS = {"plain": tiny_pipeline, "guided": tiny_guided}
+
+
+def pictures(count: int, side: int = 24) -> list[Pixels]:
+    rng = np.random.default_rng(0)
+    return list(rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8))
+
+
+def drawn(count: int, side: int = 24) -> list[Hole]:
+    kinds = [KINDS[number % len(KINDS)] for number in range(count)]
+    return [draw_hole(k, side, side, np.random.default_rng(i)) for i, k in enumerate(kinds)]
+
+
+def filled(
+    model: InpaintPipeline, images: Sequence[Pixels], holes: Sequence[Hole], **settings: object
+) -> list[StepPicture]:
+    seeds = [[number] for number in range(len(images))]
+    return [
+        states[-1]
+        for states in fill_arrays(model, images, holes, seeds, model.settings(**settings))
+    ]
+
+
+def distance(some: Sequence[StepPicture], others: Sequence[StepPicture]) -> int:
+    return max(
+        int(abs(one.image.astype(int) - other.image).max())
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny model with a probe."""
+    folder = tmp_path_factory.mktemp("models") / request.param
+    pipeline = MODELS[request.param]()
+    pipeline.probe = Probe(torch.randn(32), torch.tensor(0.0))
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=RUNTIMES)
+def exported(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("exports") / "model"
+    write_model(model, request.param, output)
+    return output
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Keep graphs of these tests out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "maskweave" / "graphs"
+
+
+def both(model: Path, exported: Path) -> tuple[InpaintPipeline, InpaintPipeline]:
+    return InpaintPipeline.from_pretrained(model), InpaintPipeline.from_pretrained(exported)
+
+
+@pytest.mark.parametrize("paint", ["sampled", "expected"])
+def test_against_torch_fills_are_the_same_beyond_rounding(
+    model: Path, exported: Path, paint: str
+) -> None:
+    ours, theirs = both(model, exported)
+    assert theirs.backend in RUNTIMES
+    first, second = (filled(m, pictures(6), drawn(6), paint=paint) for m in (ours, theirs))
+    assert distance(first, second) <= 1
+
+
+def test_against_torch_tokens_and_states_are_the_same(model: Path, exported: Path) -> None:
+    ours, theirs = both(model, exported)
+    images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tokens = ours.tokenizer.encode(images)
+    assert torch.equal(tokens, theirs.tokenizer.encode(images))
+    assert torch.equal(ours.tokenizer.codes, theirs.tokenizer.codes)
+    planes = 5 if ours.transformer.config.guided else 4
+    known = torch.randn(5, 16, planes * 16)
+    with torch.no_grad():
+        logits, same = (m.transformer(tokens, None, known) for m in (ours, theirs))
+    torch.testing.assert_close(same, logits, rtol=1e-4, atol=1e-4)
+    hole = torch.zeros(5, 16, 16, dtype=torch.bool)
+    hole[:, :4] = True
+    torch.testing.assert_close(
+        traits(theirs.tokenizer, theirs.transformer, images, hole),
+        traits(ours.tokenizer, ours.transformer, images, hole),
+        rtol=1e-4,
+        atol=1e-4,
+    )
+
+
+def test_laws_1_and_2(exported: Path) -> None:
+    pipeline = InpaintPipeline.from_pretrained(exported)
+    images, holes = pictures(4), drawn(4)
+    hidden = [np.where(h[:, :, None], 255 - i, i) for i, h in zip(images, holes, strict=True)]
+    first, second = (filled(pipeline, each, holes) for each in (images, hidden))
+    assert distance(first, second) == 0
+    for image, hole, fill in zip(images, holes, first, strict=True):
+        assert np.array_equal(fill.image[~hole], image[~hole])
+        assert not np.array_equal(fill.image[hole], image[hole])
+
+
+def test_law_4(exported: Path) -> None:
+    pipeline = InpaintPipeline.from_pretrained(exported)
+    images, holes = pictures(5), drawn(5)
+    together = filled(pipeline, images, holes)
+    assert distance(together, filled(pipeline, images, holes)) == 0
+    assert distance(together[:1], filled(pipeline, images[:1], holes[:1])) <= 1
+    again = InpaintPipeline.from_pretrained(exported)
+    assert distance(together, filled(again, images, holes)) == 0
+
+
+def test_a_model_is_converted_once_and_its_folder_stays_as_it_is(model: Path, cache: Path) -> None:
+    before = sorted(model.rglob("*"))
+    first, second = (InpaintPipeline.from_pretrained(model, backend="openvino") for _ in range(2))
+    assert len(list(cache.iterdir())) == 1
+    assert sorted(model.rglob("*")) == before
+    images, holes = pictures(3), drawn(3)
+    assert distance(filled(first, images, holes), filled(second, images, holes)) == 0
+    plain = InpaintPipeline.from_pretrained(model)
+    assert plain.backend == "torch"
+    assert distance(filled(first, images, holes), filled(plain, images, holes)) <= 1
+    assert InpaintPipeline.from_pretrained(model, backend="auto").backend == "openvino"
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(
+    model: Path, cache: Path, tmp_path: Path
+) -> None:
+    cache.parent.parent.mkdir()
+    cache.parent.write_text("a file where a folder should be")
+    assert InpaintPipeline.from_pretrained(model, backend="openvino").backend == "openvino"
+
+
+def test_what_decides_bytes_is_told(model: Path, exported: Path) -> None:
+    ours, theirs = (made_by(m) for m in both(model, exported))
+    assert (ours.backend, ours.dtype) == ("torch", "float32")
+    assert theirs.backend in RUNTIMES
+    assert ours.weights != theirs.weights
+    assert theirs == made_by(InpaintPipeline.from_pretrained(exported))
+    rounded = InpaintPipeline.from_pretrained(model, backend="openvino", torch_dtype=torch.bfloat16)
+    assert made_by(rounded)[1:] == ("bfloat16", "cpu", "openvino")
+
+
+def test_bfloat16_keeps_the_laws(model: Path) -> None:
+    pipeline = InpaintPipeline.from_pretrained(
+        model, backend="openvino", torch_dtype=torch.bfloat16
+    )
+    images, holes = pictures(3), drawn(3)
+    hidden = [np.where(h[:, :, None], 255 - i, i) for i, h in zip(images, holes, strict=True)]
+    first, second = (filled(pipeline, each, holes) for each in (images, hidden))
+    assert distance(first, second) == 0
+    assert all(
+        np.array_equal(fill.image[~hole], image[~hole])
+        for image, hole, fill in zip(images, holes, first, strict=True)
+    )
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_eight_bits_are_smaller_and_nearly_the_same(tmp_path: Path, runtime: str) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, pixels in enumerate(pictures(4)):
+        Image.fromarray(pixels).save(photos / f"{number}.png")
+    tiny_pipeline().save_pretrained(tmp_path / "model")
+    plain, small = tmp_path / "plain", tmp_path / "small"
+    arguments = ["export", str(tmp_path / "model"), "--to", runtime, "--output"]
+    done = CliRunner().invoke(app, [*arguments, str(plain)])
+    assert (done.exit_code, done.stdout.split()) == (0, [str(plain)])
+    done = CliRunner().invoke(app, [*arguments, str(small), "--int8", "--calibration", str(photos)])
+    assert (done.exit_code, done.stdout.split()) == (0, [str(small)])
+    assert json.loads((small / "config.json").read_text())["int8"]
+    images, holes = pictures(4), drawn(4)
+    exact, near = (
+        filled(InpaintPipeline.from_pretrained(folder), images, holes, paint="expected")
+        for folder in (plain, small)
+    )
+    errors = [abs(a.image.astype(int) - b.image).mean() for a, b in zip(exact, near, strict=True)]
+    assert 0 < np.mean(errors) < 8
+    assert all(
+        np.array_equal(fill.image[~hole], image[~hole])
+        for image, hole, fill in zip(images, holes, near, strict=True)
+    )
+
+
+def test_nothing_is_left_of_an_export_that_fails(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MaskweaveError, match=r"pip install 'maskweave\[onnx\]'"):
+        write_model(model, "onnx", tmp_path / "out" / "model")
+    assert not (tmp_path / "out").exists()
+
+
+def test_mistakes_are_one_line(model: Path, tmp_path: Path) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "file").touch()
+    new = str(tmp_path / "new")
+    for arguments, told in {
+        ("nothing", "--to", "openvino", "--output", new): "unknown model 'nothing'",
+        (str(model), "--to", "openvino", "--output", str(full)): "an export needs a new folder",
+        (str(model), "--to", "openvino", "--output", new, "--int8"): "--int8 and --calibration",
+        (str(model), "--to", "tensorrt", "--output", new): "'tensorrt' is not one of",
+        (str(full), "--to", "onnx", "--output", new): "config.json",
+    }.items():
+        done = CliRunner().invoke(app, ["export", *arguments])
+        assert done.exit_code == 2, done.output
+        [line] = done.stderr.strip().splitlines()
+        assert told in line
+    assert not Path(new).exists()
+
+
+def test_what_an_export_cannot_do_is_refused(exported: Path, tmp_path: Path) -> None:
+    pipeline = InpaintPipeline.from_pretrained(exported)
+    other = "onnx" if pipeline.backend == "openvino" else "openvino"
+    for action, told in (
+        (lambda: InpaintPipeline.from_pretrained(exported, backend="torch"), "was exported for"),
+        (lambda: InpaintPipeline.from_pretrained(exported, backend=other), "was exported for"),
+        (lambda: InpaintPipeline.from_pretrained(exported, backend="jax"), "backend is auto"),
+        (lambda: InpaintPipeline.from_pretrained(exported, torch_dtype=torch.float16), "computes"),
+        (lambda: pipeline.to("meta"), "runs on the CPU"),
+        (lambda: pipeline.to(torch.bfloat16), "runs on the CPU"),
+        (lambda: pipeline.save_pretrained(tmp_path), "has no weights to save"),
+        (lambda: write_model(exported, "onnx", tmp_path / "again"), "exported already"),
+    ):
+        with pytest.raises(MaskweaveError, match=told):
+            action()
+    assert pipeline.to("cpu") is pipeline
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "empty"])
+def test_broken_graphs_are_one_line(exported: Path, tmp_path: Path, damage: str) -> None:
+    copy = tmp_path / "copy"
+    for file in exported.rglob("*"):
+        if file.is_file():
+            target = copy / file.relative_to(exported)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    [graph] = [f for f in (copy / "graphs").glob("transformer.*") if f.suffix != ".bin"]
+    if damage == "missing":
+        graph.unlink()
+    else:
+        graph.write_bytes(graph.read_bytes()[: 100 if damage == "cut" else 0])
+    with pytest.raises(MaskweaveError, match="cannot read the graphs"):
+        InpaintPipeline.from_pretrained(copy)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_cats64_by_graphs_has_every_token_of_200_images(
+    shared: Path, tmp_path: Path, runtime: str
+) -> None:
+    write_model(SHIPPED / "cats64", runtime, tmp_path / "exported")
+    models = both(SHIPPED / "cats64", tmp_path / "exported")
+    files = by_stem(shared / "data" / "cats64" / "val")
+    images = [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
+    holes = drawn(200, 64)
+    tokens: list[list[torch.Tensor]] = [[], []]
+    fills = []
+    for model, found in zip(models, tokens, strict=True):
+        seeds = [[number] for number in range(200)]
+        on_step = lambda step, found=found: found.append(step.tokens)  # noqa: E731
+        fills.append(fill_arrays(model, images, holes, seeds, model.defaults, on_step=on_step))
+    assert all(map(torch.equal, *tokens))
+    assert distance(*([states[-1] for states in each] for each in fills)) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("weights")
+def test_cats64_in_fewer_bits_fills_as_well(shared: Path, tmp_path: Path) -> None:
+    data = shared / "data" / "cats64"
+    train = [by_stem(data / "train")[stem] for stem in spread(sorted(by_stem(data / "train")), 50)]
+    folder = SHIPPED / "cats64"
+    write_model(folder, "openvino", tmp_path / "int8", calibration_photos(train, "whole object"))
+    files = by_stem(data / "val")
+    images = [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
+    holes = drawn(200, 64)
+    network = perceptual_loss()
+
+    def measured(model: InpaintPipeline) -> np.ndarray:
+        fills = [fill.image for fill in filled(model, images, holes, paint="expected")]
+        return np.array(lpips_distances(fills, images, network))
+
+    exact = measured(InpaintPipeline.from_pretrained(folder))
+    for model in (
+        InpaintPipeline.from_pretrained(tmp_path / "int8"),
+        InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16),
+        InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16, backend="openvino"),
+    ):
+        worse = measured(model) - exact
+        assert worse.mean() < 0.01 * exact.mean(), worse.mean()
