@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 import maskweave
 from maskweave.call import Photo
 from maskweave.classical import (
-    DOMAIN,
     METHODS,
     SIDE,
     ClassicalPipeline,
@@ -33,6 +32,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.evaluation.metrics import psnr
 from maskweave.holes import draw_hole
 from maskweave.images import GREY, Hole, Pixels, as_picture, covered
+from maskweave.models import DOMAIN
 
 methods = pytest.mark.parametrize("name", METHODS)
 

@@ -53,8 +53,10 @@ def test_imports_alone_bring_nothing_heavy(code: str) -> None:
     assert imported(code) & (HEAVY | COMPILER | LEAN) == set()
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["inpaint", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inpaint", "--help"], ["--version"], ["models"]]
+)
+def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     assert command(*arguments) & (HEAVY | COMPILER | LEAN) == set()
 
 

@@ -24,13 +24,13 @@ from torch.overrides import TorchFunctionMode
 from maskweave.errors import MaskweaveError
 from maskweave.files import write_json, write_whole
 from maskweave.legacy import read_config
+from maskweave.models import SHIPPED, shipped_models
 from maskweave.settings import readable
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
-SHIPPED = Path(__file__).parent / "models"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Config = TypeVar("Config")
@@ -77,11 +77,6 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
 def load_transformer(directory: str | Path) -> BidirectionalTransformer:
     """Load a transformer component, as ``load_tokenizer`` does."""
     return _load(BidirectionalTransformer, TransformerConfig, Path(directory))
-
-
-def shipped_models() -> list[str]:
-    """Return the names of the models that come with the package."""
-    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
 
 
 def resolve(name: str | Path, **hub: Any) -> Path:

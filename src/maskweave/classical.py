@@ -17,6 +17,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Pixels, covered
 from maskweave.levels import enlarge_guide, shrink_photo
 from maskweave.maskgit import DecodeSettings
+from maskweave.models import METHODS as NAMES
 from maskweave.windows import plan_windows
 
 Fill = Callable[[Pixels, Hole], Pixels]
@@ -39,9 +40,6 @@ class Method(Protocol):
         """Return the filled photo, as ``telea`` does."""
         ...
 
-
-DOMAIN = "any photo: thin holes"
-"""What the methods suit, as models say it in their config."""
 
 RADIUS = 3
 """Pixels around each hole pixel that OpenCV looks at, as in its documentation's example."""
@@ -110,12 +108,7 @@ def fsr(
     return _by_windows(_fsr, pixels, hole, side, on_windows)
 
 
-METHODS: dict[str, Method] = {
-    "telea": telea,
-    "navier-stokes": navier_stokes,
-    "biharmonic": biharmonic,
-    "fsr": fsr,
-}
+METHODS: dict[str, Method] = dict(zip(NAMES, (telea, navier_stokes, biharmonic, fsr), strict=True))
 """Every method by the name that users give."""
 
 

@@ -9,9 +9,8 @@ from maskweave.cli.options import Json
 
 def models(json_: Json = False) -> None:
     """List the models that come with the package and the methods that need none."""
-    from maskweave.checkpoint import SHIPPED, shipped_models
-    from maskweave.classical import DOMAIN, METHODS
     from maskweave.files import read_json
+    from maskweave.models import DOMAIN, METHODS, SHIPPED, shipped_models
 
     rows = []
     for name in shipped_models():

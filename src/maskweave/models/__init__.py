@@ -1,0 +1,14 @@
+"""What fills without a download: the models in this folder, and methods that have no weights."""
+
+from pathlib import Path
+
+SHIPPED = Path(__file__).parent
+METHODS = ("telea", "navier-stokes", "biharmonic", "fsr")
+
+DOMAIN = "any photo: thin holes"
+"""What the methods suit, as models say it in their config."""
+
+
+def shipped_models() -> list[str]:
+    """Return the names of the models that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob("*/config.json"))
