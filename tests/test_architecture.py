@@ -11,17 +11,18 @@ ROOT = Path(maskweave.__file__).parent
 # never from a sibling.
 LAYERS = [
     {"errors", "progress", "png"},
-    {"files", "formats", "metadata"} | {"seeds", "settings", "drawing", "guide", "models"},
+    {"backends", "files", "formats", "metadata"}
+    | {"seeds", "settings", "drawing", "guide", "models"},
     {"depth", "jpeg", "tones"},
     {"schedules", "orders", "holes", "images", "legacy"},
     {"masks", "writing", "soften"},
     {"tokenizer", "transformer", "data"},
     {"maskgit", "checkpoint"},
-    {"call", "domain", "fill", "levels", "windows", "crops"},
-    {"walk", "classical"},
-    {"batches"},
+    {"call", "convert", "domain", "fill", "levels", "windows", "crops"},
+    {"walk", "classical", "tracing"},
+    {"batches", "graphs"},
     {"pipeline"},
-    {"training", "evaluation", "convert", "recall"},
+    {"training", "evaluation", "export", "recall"},
     {"presets", "report", "web"},
     {"cli"},
     {"__init__", "__main__"},

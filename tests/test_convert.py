@@ -15,15 +15,17 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-import maskweave.convert
 from maskweave.checkpoint import load_tokenizer
 from maskweave.cli.main import app
-from maskweave.convert import convert, masked_accuracy, to_tokenizer, to_transformer
+from maskweave.convert import safe_load
+from maskweave.convert.families import FAMILIES, Options
+from maskweave.convert.folder import convert as convert_files
+from maskweave.convert.lab import masked_accuracy, to_tokenizer, to_transformer
 from maskweave.errors import MaskweaveError
 from maskweave.images import read_image
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
-from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 
 State = dict[str, Tensor]
 
@@ -100,6 +102,15 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return vqgan, transformer
 
 
+def convert(
+    tokenizer: Path, transformer: Path, heads: int = 16
+) -> tuple[InpaintPipeline, list[str]]:
+    found = convert_files("lab", tokenizer, transformer, Options(heads))
+    assert found.tokenizer is not None and found.transformer is not None
+    defaults = FAMILIES["lab"].defaults
+    return InpaintPipeline(found.tokenizer, found.transformer, defaults), found.notes
+
+
 def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
@@ -119,7 +130,7 @@ def test_against_the_reference_vqgan(shared: Path) -> None:
     folder = shared / "golden" / "reference_vqgan"
     weights = torch.load(folder / "VQGAN.pt", weights_only=True)
     golden = np.load(folder / "io.npz")
-    model = to_tokenizer(weights, length=256)
+    model = to_tokenizer(weights)
     assert (model.config.image_size, model.config.patch_size) == (64, 4)
 
     def codes(tokens: Tensor) -> Tensor:
@@ -198,11 +209,11 @@ def test_of_a_whole_model_each_part_is_taken_and_the_rest_said(
     assert same(found.tokenizer, expected.tokenizer)
     assert same(found.transformer, expected.transformer)
     assert [note.removeprefix(f"{whole}: left out ") for note in notes] == (
-        ["vqgan", "transformer"]
+        ["transformer", "vqgan"]
         if nested
         else [
-            "optimizer_state, 65 weights of the vqgan",
             "optimizer_state, 41 weights of the transformer",
+            "optimizer_state, 65 weights of the vqgan",
         ]
     )
 
@@ -295,14 +306,14 @@ def test_the_masked_accuracy_counts_the_tokens_that_are_predicted(
     pipeline, _ = convert(*files, HEADS)
     image = torch.rand(3, 16, 16) * 2 - 1
     [tokens] = pipeline.tokenizer.encode(image[None])
-    accuracy = masked_accuracy(pipeline, image)
-    assert masked_accuracy(pipeline, image) == accuracy
+    accuracy = masked_accuracy(pipeline.tokenizer, pipeline.transformer, image)
+    assert masked_accuracy(pipeline.tokenizer, pipeline.transformer, image) == accuracy
     # Biases beyond all else predict what they are of.
     for wrong, expected in ((0, 1.0), (1, 0.0)):
         bias = torch.zeros_like(pipeline.transformer.bias)
         bias[torch.arange(16), (tokens + wrong) % 16] = 1e6
         pipeline.transformer.bias.data = bias
-        assert masked_accuracy(pipeline, image) == expected
+        assert masked_accuracy(pipeline.tokenizer, pipeline.transformer, image) == expected
 
 
 def test_attention_without_biases_has_biases_of_zero() -> None:
@@ -380,11 +391,11 @@ def test_a_vqgan_that_does_not_fit_is_refused_by_name(
 def test_parts_that_do_not_belong_together_are_refused(files: tuple[Path, Path]) -> None:
     with pytest.raises(MaskweaveError, match="dim 16 is not a multiple of heads 3"):
         convert(*files, heads=3)
-    with pytest.raises(MaskweaveError, match=r"VQGAN\.pt: lacks tok_emb.weight"):
+    with pytest.raises(MaskweaveError, match=r"epoch_5\.pt: lacks encoder.model.1"):
         convert(files[1], files[0])
     state = small_vqgan() | {"codebook.embedding.weight": torch.randn(17, 8)}
     torch.save(state, files[0])
-    with pytest.raises(MaskweaveError, match="differ in their codebook or grid size"):
+    with pytest.raises(MaskweaveError, match="differ in their codebook: 17 codes and 16"):
         convert(*files, HEADS)
 
 
@@ -404,10 +415,10 @@ def test_an_object_is_refused_without_being_unpickled(
     sprung = tmp_path / "sprung"
     for content in (Trap(sprung), {"model": small_transformer(), "args": Trap(sprung)}):
         torch.save(content, files[1])
-        with pytest.raises(MaskweaveError, match="holds objects, which are never unpickled"):
+        with pytest.raises(MaskweaveError, match=r"holds objects.*, which are never unpickled"):
             convert(*files, HEADS)
         files[1].write_bytes(pickle.dumps(content, protocol=2))
-        with pytest.raises(MaskweaveError, match="holds objects, which are never unpickled"):
+        with pytest.raises(MaskweaveError, match=r"holds objects.*, which are never unpickled"):
             convert(*files, HEADS)
     assert not sprung.exists()
     pickle.loads(pickle.dumps(Trap(sprung)))
@@ -419,7 +430,7 @@ def test_files_that_are_broken_too_large_or_hold_something_else_are_refused(
 ) -> None:
     def refused(message: str) -> None:
         with pytest.raises(MaskweaveError, match=rf"epoch_5\.pt: .*{message}"):
-            convert(*files, HEADS)
+            convert_files("lab", transformer=files[1], options=Options(HEADS))
 
     whole = files[1].read_bytes()
     for part in (b"", whole[:100], whole[: len(whole) // 2], whole[:-30]):
@@ -438,12 +449,12 @@ def test_files_that_are_broken_too_large_or_hold_something_else_are_refused(
     refused("is no file")
     files[1].rmdir()
     files[1].write_bytes(whole)
-    monkeypatch.setattr(maskweave.convert, "LARGEST_FILE", len(whole) - 1)
+    monkeypatch.setattr(safe_load, "LARGEST_FILE", len(whole) - 1)
     refused("is larger than")
     with zipfile.ZipFile(files[1], "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("archive/data.pkl", bytes(len(whole)))
     assert files[1].stat().st_size < len(whole) / 10
-    refused("is larger than")
+    refused(rf"unpacks to {len(whole)} bytes from \d+, as no checkpoint does")
 
 
 def fill(pipeline: InpaintPipeline, image: np.ndarray, hole: np.ndarray) -> np.ndarray:
@@ -458,7 +469,7 @@ def test_laws_1_2_and_7_hold_for_a_converted_model(
     pipeline, _ = convert(*files, HEADS)
     pipeline.save_pretrained(tmp_path / "model")
     loaded = InpaintPipeline.from_pretrained(tmp_path / "model")
-    assert isinstance(loaded.tokenizer, ReferenceVQGAN)
+    assert isinstance(loaded.tokenizer, ConvolutionalVQGAN)
     assert loaded.tokenizer.config == pipeline.tokenizer.config
     assert loaded.transformer.config == pipeline.transformer.config
     assert loaded.defaults == pipeline.defaults
@@ -475,7 +486,7 @@ def test_laws_1_2_and_7_hold_for_a_converted_model(
 
 
 def test_the_decoder_does_not_look_at_known_pixels_and_the_encoder_sees_beyond_a_patch() -> None:
-    model = to_tokenizer(small_vqgan(), length=16)
+    model = to_tokenizer(small_vqgan(), image_size=16)
     tokens, images = torch.arange(16)[None], torch.rand(2, 3, 16, 16) * 2 - 1
     hole = torch.ones(2, 16, 16, dtype=torch.bool)
     painted = model.decode(tokens)
@@ -502,7 +513,7 @@ def test_the_command_makes_a_model_that_inpaint_takes(
     assert note == f"note: {files[1]}: left out 1 weights of the vqgan"
     assert re.match(r"check: predicts \d+\.\d% of .*; chance is 6\.2% \(one of 16 codes\)", check)
     written = {file.relative_to(output).as_posix() for file in output.rglob("*") if file.is_file()}
-    assert written == {"README.md", "config.json"} | {
+    assert written == {"README.md", "config.json", "origin.json"} | {
         f"{part}/{name}"
         for part in ("tokenizer", "transformer")
         for name in ("config.json", "model.safetensors")
@@ -578,9 +589,9 @@ SIZES: dict[str, Any] = {
     ],
 )
 def test_reference_configs_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
-    ReferenceConfig(**SIZES)
+    ConvolutionalConfig(**SIZES)
     with pytest.raises(MaskweaveError, match=message):
-        ReferenceConfig(**SIZES | change)
+        ConvolutionalConfig(**SIZES | change)
 
 
 def test_broken_configs_of_a_converted_model_are_refused(
@@ -594,14 +605,14 @@ def test_broken_configs_of_a_converted_model_are_refused(
         (
             "decoder",
             ["sideways"],
-            "describe ReferenceConfig: decoder.0 should be 'residual'",
+            "describe ConvolutionalConfig: decoder.0 should be 'residual'",
         ),
         (
             "architecture",
             "other",
-            "describe TokenizerConfig: .*architecture should be",
+            "unknown architecture 'other' of a tokenizer",
         ),
-        ("encoder", None, "does not describe ReferenceConfig: encoder: Field required"),
+        ("encoder", None, "does not describe ConvolutionalConfig: encoder: Field required"),
     ):
         changed = {k: v for k, v in (fields | {name: value}).items() if v is not None}
         file.write_text(json.dumps(changed))

@@ -15,7 +15,7 @@ from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.holes import draw_holes, known_patches, token_mask
 from maskweave.pipeline import InpaintPipeline
-from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training import decoder_task
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
@@ -175,8 +175,10 @@ def test_the_reference_vqgan_is_refused(noise: Path, tmp_path: Path) -> None:
     tiny_pipeline(patch_size=0).save_pretrained(tmp_path)
     down: tuple = ("down", "down")
     up: tuple = ("up", "up")
-    config = ReferenceConfig(down, (32,) * 3, up, (32,) * 3, 16, codebook_size=32, codebook_dim=8)
-    save_component(ReferenceVQGAN(config), tmp_path / "tokenizer")
+    config = ConvolutionalConfig(
+        down, (32,) * 3, up, (32,) * 3, 16, codebook_size=32, codebook_dim=8
+    )
+    save_component(ConvolutionalVQGAN(config), tmp_path / "tokenizer")
     with pytest.raises(MaskweaveError, match="reference VQGAN does not see known pixels"):
         train_decoder(RECIPE, noise, tmp_path, tmp_path / "run")
 

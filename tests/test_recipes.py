@@ -17,7 +17,7 @@ from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
 from maskweave.holes import token_mask
 from maskweave.presets import TOKENIZERS, TRANSFORMERS
-from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.training import loop, sets
 from maskweave.training.examples import Examples, ExamplesConfig
@@ -43,12 +43,14 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def peeking_tokenizer() -> ReferenceVQGAN:
+def peeking_tokenizer() -> ConvolutionalVQGAN:
     torch.manual_seed(0)
     down: tuple = ("down", "attention", "down")
     up: tuple = ("up", "attention", "up")
-    config = ReferenceConfig(down, (32,) * 4, up, (32,) * 4, 16, codebook_size=16, codebook_dim=8)
-    return ReferenceVQGAN(config).eval()
+    config = ConvolutionalConfig(
+        down, (32,) * 4, up, (32,) * 4, 16, codebook_size=16, codebook_dim=8
+    )
+    return ConvolutionalVQGAN(config).eval()
 
 
 def test_the_reference_trains_as_the_reference_experiment_does() -> None:
@@ -128,7 +130,7 @@ def test_both_stages_of_a_preset_fit_each_other(preset: str) -> None:
 # --- what the transformer is shown
 
 
-def task_on(tokenizer: ReferenceVQGAN | VQGAN, settings: list[str]) -> TransformerTask:
+def task_on(tokenizer: ConvolutionalVQGAN | VQGAN, settings: list[str]) -> TransformerTask:
     model = TransformerConfig(tokenizer.codebook_size, tokenizer.grid, 16, 2, 2, 16)
     recipe = override(TransformerRecipe(model=model, run=RUN), ["examples.shift=0", *settings])
     samples = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,9 +27,12 @@ from maskweave.legacy import read_config
 from maskweave.models import SHIPPED, shipped_models
 from maskweave.settings import readable
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.tokenizer.reference import ReferenceConfig, ReferenceVQGAN
+from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
+
+GRAPHS = ("graphs/*.xml", "graphs/*.bin", "graphs/*.onnx")
+"""Files of exported models, which hold graphs and weights and no code of Python."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -68,15 +71,35 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     MaskweaveError
         If files are missing or broken, or the weights hold NaN or do not fit the config.
     """
-    directory = Path(directory)
-    if read_config(directory / "config.json").get("architecture") == "reference":
-        return _load(ReferenceVQGAN, ReferenceConfig, directory)
-    return _load(VQGAN, TokenizerConfig, directory)
+    return _load(blank_tokenizer(directory), Path(directory))
+
+
+def blank_tokenizer(directory: str | Path) -> Tokenizer:
+    """Make the tokenizer of a component without its weights.
+
+    Raises
+    ------
+    MaskweaveError
+        If its config is missing, broken or of an unknown architecture.
+    """
+    file = Path(directory) / "config.json"
+    fields = read_config(file)
+    with blank():
+        match fields.get("architecture", "patch_vqgan"):
+            case "patch_vqgan":
+                return VQGAN(as_config(TokenizerConfig, fields, file))
+            case "convolutional_vqgan":
+                return ConvolutionalVQGAN(as_config(ConvolutionalConfig, fields, file))
+            case other:
+                raise MaskweaveError(f"{file}: unknown architecture {other!r:.40} of a tokenizer")
 
 
 def load_transformer(directory: str | Path) -> BidirectionalTransformer:
     """Load a transformer component, as ``load_tokenizer`` does."""
-    return _load(BidirectionalTransformer, TransformerConfig, Path(directory))
+    file = Path(directory) / "config.json"
+    with blank():
+        module = BidirectionalTransformer(as_config(TransformerConfig, read_config(file), file))
+    return _load(module, Path(directory))
 
 
 def resolve(name: str | Path, **hub: Any) -> Path:
@@ -86,7 +109,8 @@ def resolve(name: str | Path, **hub: Any) -> Path:
     ----------
     name : str or Path
         The name of a shipped model, a folder, or an id on the Hugging Face hub such as
-        ``owner/model``, of which the JSON, safetensors and Markdown files are downloaded.
+        ``owner/model``, of which the JSON, safetensors and Markdown files are downloaded, and
+            exported graphs.
     **hub
         Arguments of ``huggingface_hub.snapshot_download``, as ``revision`` or ``cache_dir``.
 
@@ -102,13 +126,50 @@ def resolve(name: str | Path, **hub: Any) -> Path:
     shipped = ", ".join(shipped_models()) or "none"
     if not HUB_ID.fullmatch(str(name)):
         raise MaskweaveError(f"unknown model {str(name)!r}: no folder, and shipped are {shipped}")
+    with _hub(f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped})"):
+        patterns = ["*.json", "*.safetensors", "*.md", *GRAPHS]
+        return _downloaded(str(name), patterns, **hub)
+
+
+def is_hub_id(name: str | Path) -> bool:
+    """Say whether ``resolve`` looks for a model on the hub."""
+    here = str(name) in shipped_models() or Path(name).is_dir()
+    return not here and HUB_ID.fullmatch(str(name)) is not None
+
+
+def files_on_hub(name: str, **hub: Any) -> list[str]:
+    """Return the paths of all files of a repository, none if the hub is not to be asked.
+
+    Raises
+    ------
+    MaskweaveError
+        If there is no such repository or the hub cannot be reached.
+    """
+    if hub.get("local_files_only"):
+        return []
     import huggingface_hub
 
-    with _hub(f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped})"):
-        found = huggingface_hub.snapshot_download(
-            str(name), allow_patterns=["*.json", "*.safetensors", "*.md"], **hub
-        )
-    return Path(found)
+    with _hub(f"cannot list the files of {name!r}"):
+        api = huggingface_hub.HfApi(token=hub.get("token"))
+        return api.list_repo_files(name, revision=hub.get("revision"))
+
+
+def download(name: str, files: list[str], **hub: Any) -> Path:
+    """Download some files of a repository on the hub; return its folder.
+
+    Raises
+    ------
+    MaskweaveError
+        If the hub cannot be reached.
+    """
+    with _hub(f"cannot download {name!r}"):
+        return _downloaded(name, files, **hub)
+
+
+def _downloaded(name: str, patterns: list[str], **hub: Any) -> Path:
+    import huggingface_hub
+
+    return Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns, **hub))
 
 
 def upload(
@@ -167,7 +228,7 @@ def as_config(kind: type[Config], fields: dict[str, Any], file: Path) -> Config:
         return TypeAdapter(kind).validate_json(json.dumps(fields))
 
 
-Module = TypeVar("Module", VQGAN, ReferenceVQGAN, BidirectionalTransformer)
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class _Unset(TorchFunctionMode):
@@ -190,11 +251,8 @@ def blank() -> Generator[None]:
         yield
 
 
-def _load(kind: Callable[[Config], Module], config: type[Config], directory: Path) -> Module:
-    settings = directory / "config.json"
+def _load(module: Module, directory: Path) -> Module:
     file = directory / "model.safetensors"
-    with blank():
-        module = kind(as_config(config, read_config(settings), settings))
     try:
         weights = {name: value.float() for name, value in load_file(file).items()}
         module.load_state_dict(weights, assign=True)

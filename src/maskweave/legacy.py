@@ -14,6 +14,10 @@ MODERN = ("pre_norm", "rms_norm", "swiglu", "rotary", "qk_norm")
 """What the field ``modern`` switched on together."""
 
 
+LAB = {"architecture": "convolutional_vqgan", "variant": "lab"}
+"""What the architecture ``reference`` meant."""
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """Read the config of a component.
 
@@ -28,6 +32,8 @@ def read_config(file: Path) -> dict[str, Any]:
         fields["grid"] = [side, length // side]
     if fields.pop("modern", False):
         fields |= dict.fromkeys(MODERN, True)
+    if fields.get("architecture") == "reference":
+        fields |= LAB
     return fields
 
 

@@ -17,11 +17,11 @@ from maskweave.checkpoint import (
     as_config,
     load_tokenizer,
     load_transformer,
-    resolve,
     save_component,
     upload,
 )
 from maskweave.classical import METHODS, ClassicalPipeline
+from maskweave.convert.folder import prepared
 from maskweave.domain import UNLIKE, Probe, load_probe, traits
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, write_json
@@ -76,7 +76,9 @@ class InpaintPipeline(Pipeline):
         Parameters
         ----------
         name : str or Path
-            Shipped are those that ``maskweave models`` lists.
+            Shipped are those that ``maskweave models`` lists. Checkpoints of a family that
+            ``maskweave convert`` knows, as their project publishes them, are converted on the first
+            use, into the user's cache.
         torch_dtype : torch.dtype or "auto"
             Precision of the transformer and of painting, as in ``to``; ``auto`` is bfloat16 where
             the CPU has instructions for it, else float32. The bytes of a fill depend on it.
@@ -96,7 +98,7 @@ class InpaintPipeline(Pipeline):
         """
         if name in METHODS:
             raise MaskweaveError(f"{name} is no model: maskweave.load_pipeline({name!r}) has it")
-        directory = resolve(
+        directory = prepared(
             name,
             revision=revision,
             cache_dir=cache_dir,
@@ -106,6 +108,8 @@ class InpaintPipeline(Pipeline):
         file = directory / "config.json"
         if (directory / "tokenizer").is_dir() and not (directory / "transformer").is_dir():
             raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
+        if (directory / "model.safetensors").is_file():
+            raise MaskweaveError(f"{directory} holds one part alone, a tokenizer or a transformer")
         defaults = as_config(DecodeSettings, read_defaults(file), file)
         config = read_json(file)
         framing, domain = config.get("framing", "whole object"), config.get("domain")

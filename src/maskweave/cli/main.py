@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from maskweave import __version__
 from maskweave.cli.benchmark import benchmark
-from maskweave.cli.convert import convert_app
+from maskweave.cli.convert import convert
 from maskweave.cli.data import data_app
 from maskweave.cli.demo import demo
 from maskweave.cli.evaluate import evaluate
@@ -51,7 +51,7 @@ app.command()(web)
 app.command()(evaluate)
 app.command()(benchmark)
 app.add_typer(train_app, name="train")
-app.add_typer(convert_app, name="convert")
+app.command()(convert)
 app.add_typer(data_app, name="data")
 
 

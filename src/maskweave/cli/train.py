@@ -29,9 +29,9 @@ def _recipe(presets: dict[str, Recipe], name: str, assignments: list[str] | None
 
 
 def _component(model: str | None, name: str) -> Path | None:
-    from maskweave.checkpoint import resolve
+    from maskweave.convert.folder import component
 
-    return None if model is None else resolve(model) / name
+    return None if model is None else component(model, name)
 
 
 @train_app.command()
@@ -56,7 +56,12 @@ def tokenizer(
 def transformer(
     data: Data,
     output: Output,
-    tokenizer: Annotated[str, typer.Option(help="Run of stage 1, model folder or model name.")],
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            help="Run of stage 1, model folder or name, or checkpoints that convert knows."
+        ),
+    ],
     validation: Validation = None,
     preset: Preset = "cats64",
     set_: Set = None,
@@ -64,14 +69,14 @@ def transformer(
     init: Init = None,
 ) -> None:
     """Stage 2: train the transformer on the tokens of a tokenizer."""
-    from maskweave.checkpoint import resolve
+    from maskweave.convert.folder import component
     from maskweave.presets import TRANSFORMERS
     from maskweave.training.train import train_transformer
 
     train_transformer(
         _recipe(TRANSFORMERS, preset, set_),
         data,
-        resolve(tokenizer) / "tokenizer",
+        component(tokenizer, "tokenizer"),
         output,
         validation,
         cache,

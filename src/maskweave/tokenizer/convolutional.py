@@ -1,4 +1,7 @@
-"""The VQGAN of the reference experiment, for weights that were trained with it."""
+"""Convolutional VQGANs, whose layers many projects share, for weights that were trained elsewhere.
+
+The layers are those of VQGAN (Esser et al. 2021, appendix, table 7), after Ho et al. 2020.
+"""
 
 from itertools import pairwise
 from typing import Annotated, Literal
@@ -14,8 +17,11 @@ from maskweave.guide import Guide
 from maskweave.settings import settings
 from maskweave.tokenizer.base import Tokenizer
 
-Layer = Literal["residual", "attention", "down", "up"]
-"""Two convolutions around a skip, self-attention over all positions, half or double the size."""
+Layer = Literal["residual", "attention", "down", "pool", "up"]
+"""Two convolutions around a skip; self-attention over all positions; half the size, by a
+convolution or by means of 2x2; double the size."""
+
+Variant = Literal["taming", "maskgit", "lab"]
 
 Size = Annotated[int, Field(ge=1, le=2**16)]
 Width = Annotated[int, Field(ge=32, le=2**12, multiple_of=32)]
@@ -23,15 +29,15 @@ Colour = Annotated[float, Field(gt=0)]
 
 
 @settings
-class ReferenceConfig:
-    """Layers and sizes of a reference VQGAN."""
+class ConvolutionalConfig:
+    """Layers and sizes of a convolutional VQGAN."""
 
     encoder: tuple[Layer, ...]
     """Layers between the encoder's first convolution and its last norm."""
     encoder_channels: tuple[Width, ...]
     """Widths, multiples of 32: of the first convolution and of what each layer puts out."""
     decoder: tuple[Layer, ...]
-    """Layers of the decoder, likewise, with as many ``up`` as there are ``down`` in ``encoder``."""
+    """Layers of the decoder, likewise, which double the size as often as ``encoder`` halves it."""
     decoder_channels: tuple[Width, ...]
     """Widths of the decoder, as in ``encoder_channels``."""
     image_size: Annotated[int, Field(ge=1, le=2**12)] = 64
@@ -40,45 +46,62 @@ class ReferenceConfig:
     """Number of codes."""
     codebook_dim: Size = 256
     """Length of a code."""
-    mean: tuple[float, float, float] = (0.4868, 0.4341, 0.3844)
-    """Means of the red, green and blue of the images it was trained on, in [0, 1]."""
-    std: tuple[Colour, Colour, Colour] = (0.2620, 0.2527, 0.2543)
-    """Their standard deviations."""
-    architecture: Literal["reference"] = "reference"
-    """Tells this config from a ``TokenizerConfig`` on disk."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """What the networks see as 0 of red, green and blue, in [0, 1]."""
+    std: tuple[Colour, Colour, Colour] = (0.5, 0.5, 0.5)
+    """What they see as 1, less the mean."""
+    latent_dim: Size | None = None
+    """Channels that the encoder puts out and the decoder takes, if not as many as a code has."""
+    unit_codes: bool = False
+    """Bring codes to length 1 before latents are compared with them and before they are painted."""
+    variant: Variant = "taming"
+    """How a project's code departs from VQGAN's. ``maskgit``: no biases in the residual blocks and
+    the encoder's first convolution; blocks that change the width project what they put out rather
+    than what they take in; the encoder ends in a 1x1 convolution, and none stands before or behind
+    the codes. ``lab``: no activation before the decoder's last convolution."""
+    architecture: Literal["convolutional_vqgan"] = "convolutional_vqgan"
+    """Tells components apart on disk."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit together."""
-        _check_layers(self.encoder, self.encoder_channels, without="up")
-        _check_layers(self.decoder, self.decoder_channels, without="down")
-        if self.encoder.count("down") != self.decoder.count("up"):
+        _check_layers(self.encoder, self.encoder_channels, without={"up"})
+        _check_layers(self.decoder, self.decoder_channels, without={"down", "pool"})
+        if self.patch_size != 2 ** self.decoder.count("up"):
             raise MaskweaveError("the decoder does not end at the size that the encoder starts at")
         if self.image_size % self.patch_size:
             raise MaskweaveError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
+        if self.variant == "maskgit" and self.latent_dim not in (None, self.codebook_dim):
+            raise MaskweaveError(f"codes of {self.codebook_dim} numbers, latents of others")
 
     @property
     def patch_size(self) -> int:
         """Side of a token in pixels."""
-        return 2 ** self.encoder.count("down")
+        return 2 ** (self.encoder.count("down") + self.encoder.count("pool"))
 
 
 class Residual(nn.Module):
     """Two 3x3 convolutions with group norm, around a skip."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, maskgit: bool = False) -> None:
         super().__init__()
         self.norm1 = _norm(before)
-        self.conv1 = nn.Conv2d(before, after, 3, padding=1)
+        self.conv1 = nn.Conv2d(before, after, 3, padding=1, bias=not maskgit)
         self.norm2 = _norm(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
-        self.skip = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=not maskgit)
+        self.projects = before != after
+        self.maskgit = maskgit
+        projected = after if maskgit else before
+        self.skip = (
+            nn.Conv2d(projected, after, 1, bias=not maskgit) if self.projects else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, before, height, width) to (batch, after, height, width)."""
-        hidden = self.conv1(F.silu(self.norm1(x)))
-        return self.skip(x) + self.conv2(F.silu(self.norm2(hidden)))
+        hidden = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        # MaskGIT's own code calls its projection on the wrong variable, and its weights rely on it.
+        return self.skip(hidden if self.projects and self.maskgit else x) + hidden
 
 
 class Attention(nn.Module):
@@ -129,10 +152,10 @@ class Stack(nn.Module):
     ----------
     before, after : int
         Widths of what comes in and goes out.
-    layers, channels
-        As in ``ReferenceConfig``.
-    activation : nn.Module
-        Between the last norm and the last convolution.
+    layers, channels, variant
+        As in ``ConvolutionalConfig``.
+    decodes : bool
+        Whether this is the decoder.
     """
 
     def __init__(
@@ -140,57 +163,72 @@ class Stack(nn.Module):
         before: int,
         layers: tuple[Layer, ...],
         channels: tuple[int, ...],
-        activation: nn.Module,
         after: int,
+        variant: Variant,
+        decodes: bool,
     ) -> None:
         super().__init__()
-        self.first = nn.Conv2d(before, channels[0], 3, padding=1)
+        maskgit = variant == "maskgit"
+        self.first = nn.Conv2d(before, channels[0], 3, padding=1, bias=decodes or not maskgit)
         self.layers = nn.Sequential(
-            *(_layer(kind, *sizes) for kind, sizes in zip(layers, pairwise(channels), strict=True))
+            *(
+                _layer(kind, *sizes, maskgit)
+                for kind, sizes in zip(layers, pairwise(channels), strict=True)
+            )
         )
         self.norm = _norm(channels[-1])
-        self.activation = activation
-        self.last = nn.Conv2d(channels[-1], after, 3, padding=1)
+        self.activation = nn.Identity() if decodes and variant == "lab" else nn.SiLU()
+        kernel = 1 if maskgit and not decodes else 3
+        self.last = nn.Conv2d(channels[-1], after, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, before, height, width) to (batch, after, height', width')."""
         return self.last(self.activation(self.norm(self.layers(self.first(x)))))
 
 
-class ReferenceVQGAN(Tokenizer):
+class ConvolutionalVQGAN(Tokenizer):
     """A convolutional encoder, a codebook, and a decoder that sees nothing but the codes.
 
     Every token sees far beyond its patch, so ``encode`` must be given images whose hole is blank:
-    ``InpaintPipeline`` makes it 0, mid-grey, as it is in the reference's test images.
+    ``InpaintPipeline`` makes it 0, mid-grey.
     """
 
     sees_known = False
     patch_local = False
 
-    def __init__(self, config: ReferenceConfig) -> None:
+    def __init__(self, config: ConvolutionalConfig) -> None:
         super().__init__()
         self.config = config
-        dim = config.codebook_dim
-        self.encoder = Stack(3, config.encoder, config.encoder_channels, nn.SiLU(), dim)
-        self.to_code = nn.Conv2d(dim, dim, 1)
-        self.codebook = nn.Embedding(config.codebook_size, dim)
-        self.from_code = nn.Conv2d(dim, dim, 1)
-        # The reference's decoder has no activation there.
-        self.decoder = Stack(dim, config.decoder, config.decoder_channels, nn.Identity(), 3)
+        code, latent = config.codebook_dim, config.latent_dim or config.codebook_dim
+        self.encoder = Stack(
+            3, config.encoder, config.encoder_channels, latent, config.variant, False
+        )
+        self.codebook = nn.Embedding(config.codebook_size, code)
+        self.to_code, self.from_code = nn.Identity(), nn.Identity()
+        if config.variant != "maskgit":
+            self.to_code = nn.Conv2d(latent, code, 1)
+            self.from_code = nn.Conv2d(code, latent, 1)
+        self.decoder = Stack(
+            latent, config.decoder, config.decoder_channels, 3, config.variant, True
+        )
 
     @property
     def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
         """The vector of every code."""
-        return self.codebook.weight
+        weight = self.codebook.weight
+        return F.normalize(weight, dim=-1) if self.config.unit_codes else weight
 
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
         """Return the tokens of images in [-1, 1], row by row."""
         mean, std = self._colours(images.device)
-        latents = self.to_code(self.encoder(((images + 1) / 2 - mean) / std))
-        latents = latents.flatten(2).transpose(1, 2)  # (B, N, D)
-        # Squared distances without the term that all codes share.
-        codes = self.codebook.weight
-        return (codes.square().sum(1) - 2 * latents @ codes.T).argmin(-1)
+        # Rounded latents would have other tokens than those that the model is used with.
+        with torch.autocast(images.device.type, enabled=False):
+            seen = ((images + 1) / 2 - mean) / std
+            latents = self.to_code(self.encoder(seen.to(self.codebook.weight.dtype)))
+            latents = latents.flatten(2).transpose(1, 2)  # (B, N, D)
+            # Squared distances without the term that all codes share.
+            codes = self.codes
+            return (codes.square().sum(1) - 2 * latents @ codes.T).argmin(-1)
 
     def paint(
         self,
@@ -213,14 +251,18 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-def _layer(kind: Layer, before: int, after: int) -> nn.Module:
+def _layer(kind: Layer, before: int, after: int, maskgit: bool) -> nn.Module:
     if kind == "residual":
-        return Residual(before, after)
-    return Attention(before) if kind == "attention" else Resize(before, kind)
+        return Residual(before, after, maskgit)
+    if kind == "attention":
+        return Attention(before)
+    return nn.AvgPool2d(2) if kind == "pool" else Resize(before, kind)
 
 
-def _check_layers(layers: tuple[Layer, ...], channels: tuple[int, ...], without: Layer) -> None:
-    if len(layers) > 1000 or len(channels) != len(layers) + 1 or without in layers:
+def _check_layers(
+    layers: tuple[Layer, ...], channels: tuple[int, ...], without: set[Layer]
+) -> None:
+    if len(layers) > 1000 or len(channels) != len(layers) + 1 or without & set(layers):
         raise MaskweaveError(f"no stack of layers: {layers} of widths {channels}")
     for kind, (before, after) in zip(layers, pairwise(channels), strict=True):
         if kind != "residual" and before != after:

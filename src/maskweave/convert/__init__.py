@@ -1,0 +1,1 @@
+"""Checkpoints of other projects as our components: one module for each family."""
