@@ -1,17 +1,23 @@
 """``maskweave web``: where it listens, what it says, and what keeps it from it."""
 
+import base64
 import importlib.abc
+import io
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from maskweave.cli.main import app
@@ -137,3 +143,32 @@ def test_it_warns_when_others_may_come(tiny_model: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
         assert err.startswith("warning: 0.0.0.0 is not only this machine") and "\n" in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is told by Linux")
+def test_memory_of_large_photos_goes_back(tiny_model: Path) -> None:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 2500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "JPEG", quality=95)
+    wanted = {"image": base64.b64encode(file.getvalue()).decode()}  # without a mask: refused
+    with start(tiny_model) as process:
+        assert process.stdout
+        [address] = re.findall(r"http://[\d.:]+", process.stdout.readline())
+
+        def ask(_: int) -> int:
+            return httpx.post(f"{address}/v1/fill", json=wanted, timeout=300).status_code
+
+        def resident() -> float:
+            pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+            return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+        assert ask(0) == 400
+        before, end = resident(), time.monotonic() + 60
+        with ThreadPoolExecutor(16) as threads:
+            assert set(threads.map(ask, range(32))) == {400}
+        while resident() > before + 60 and time.monotonic() < end:
+            time.sleep(1)
+        after = resident()
+        process.send_signal(signal.SIGINT)
+    assert after < before + 60, (before, after)

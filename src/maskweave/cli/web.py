@@ -5,7 +5,9 @@ import ipaddress
 import signal
 import socket
 import threading
+import time
 import webbrowser
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -30,6 +32,9 @@ LARGE = 8_000_000
 computes, which would be slower."""
 
 M_MMAP_THRESHOLD = -3  # mallopt(3)
+
+TIDY = 10
+"""Seconds after which free memory of all threads goes back to the system."""
 
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
@@ -113,8 +118,16 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _return_memory() -> None:
     """Let go of photos for good. GNU's C library would keep their memory, thread by thread."""
-    with suppress(OSError, AttributeError):  # others know no mallopt
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
+    with suppress(OSError, AttributeError):  # others know neither
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, LARGE)
+        threading.Thread(target=_trim, args=(library.malloc_trim,), daemon=True).start()
+
+
+def _trim(trim: Callable[[int], int]) -> None:
+    while True:
+        time.sleep(TIDY)
+        trim(0)
 
 
 def is_local(host: str) -> bool:
