@@ -19,7 +19,7 @@ from maskweave.domain import Probe, traits
 from maskweave.errors import MaskweaveError
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.evaluation.metrics import lpips_distances
-from maskweave.export import calibration_photos, write_model
+from maskweave.export import write_model
 from maskweave.holes import KINDS, draw_hole
 from maskweave.images import Hole, Pixels
 from maskweave.pipeline import InpaintPipeline
@@ -283,15 +283,24 @@ def test_cats64_by_graphs_has_every_token_of_200_images(
     models = both(SHIPPED / "cats64", tmp_path / "exported")
     files = by_stem(shared / "data" / "cats64" / "val")
     images = [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
-    holes = drawn(200, 64)
-    tokens: list[list[torch.Tensor]] = [[], []]
-    fills = []
-    for model, found in zip(models, tokens, strict=True):
-        seeds = [[number] for number in range(200)]
-        on_step = lambda step, found=found: found.append(step.tokens)  # noqa: E731
-        fills.append(fill_arrays(model, images, holes, seeds, model.defaults, on_step=on_step))
-    assert all(map(torch.equal, *tokens))
-    assert distance(*([states[-1] for states in each] for each in fills)) <= 1
+    holes, seeds = drawn(200, 64), [[number] for number in range(200)]
+    for paint, fewest in {"expected": 1.0, "sampled": 0.9999}.items():
+        tokens: list[list[torch.Tensor]] = [[], []]
+        fills = [
+            fill_arrays(
+                model,
+                images,
+                holes,
+                seeds,
+                model.settings(paint=paint),
+                on_step=lambda step, found=found: found.append(step.tokens),
+            )
+            for model, found in zip(models, tokens, strict=True)
+        ]
+        ours, theirs = map(torch.cat, tokens)
+        # A number that is drawn may fall between two sums that round differently.
+        assert (ours == theirs).float().mean() >= fewest
+        assert distance(*([states[-1] for states in each] for each in fills)) <= 1
 
 
 @pytest.mark.slow
@@ -300,7 +309,7 @@ def test_cats64_in_fewer_bits_fills_as_well(shared: Path, tmp_path: Path) -> Non
     data = shared / "data" / "cats64"
     train = [by_stem(data / "train")[stem] for stem in spread(sorted(by_stem(data / "train")), 50)]
     folder = SHIPPED / "cats64"
-    write_model(folder, "openvino", tmp_path / "int8", calibration_photos(train, "whole object"))
+    write_model(folder, "openvino", tmp_path / "int8", train)
     files = by_stem(data / "val")
     images = [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
     holes = drawn(200, 64)

@@ -7,7 +7,6 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from maskweave.backends import Runtime, needing
 from maskweave.call import Photo
+from maskweave.checkpoint import resolve
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, tried, write_json
 from maskweave.graphs import FOLDER, Graph, GraphTokenizer, GraphTransformer, graph_config
@@ -53,21 +53,22 @@ def calibration_photos(files: Sequence[Path], framing: str) -> Iterator[Photo]:
 
 
 def write_model(
-    model: Path, runtime: Runtime, output: Path, calibration: Iterable[Photo] | None = None
+    model: str | Path, runtime: Runtime, output: Path, calibration: Sequence[Path] | None = None
 ) -> None:
     """Write a model as graphs; its folder appears under its name only when whole.
 
     Parameters
     ----------
-    model : Path
-        Folder of a model with torch weights.
+    model : str or Path
+        A model with torch weights, as ``InpaintPipeline.from_pretrained`` takes it.
     runtime : {"openvino", "onnx"}
         What is to run the graphs.
     output : Path
         A new folder, or an empty one.
-    calibration : iterable of Photo, optional
-        Photos of the model's kind, in whose fills the ranges of all values are measured:
-        transformer and decoder then compute in 8 bits (post-training quantisation).
+    calibration : sequence of Path, optional
+        Images of the model's kind, in whose fills the ranges of all values are measured, of the
+        first ``SAMPLES``: transformer and decoder then compute in 8 bits (post-training
+        quantisation).
 
     Raises
     ------
@@ -76,7 +77,7 @@ def write_model(
         or a package is missing.
     """
     check_empty(output)
-    pipeline = InpaintPipeline.from_pretrained(model)
+    pipeline, card = InpaintPipeline.from_pretrained(model), resolve(model) / "README.md"
     transformer = pipeline.transformer
     if not isinstance(transformer, BidirectionalTransformer):
         raise MaskweaveError(f"{model} is exported already: export the model that it was made of")
@@ -87,9 +88,10 @@ def write_model(
             (folder / FOLDER).mkdir()
             write_graphs(pipeline.tokenizer, transformer, folder / FOLDER, runtime)
             if calibration is not None:
-                _quantise(folder, runtime, calibration)
-            if (model / "README.md").is_file():
-                shutil.copyfile(model / "README.md", folder / "README.md")
+                photos = calibration_photos(calibration[:SAMPLES], pipeline.framing)
+                _quantise(folder, runtime, photos)
+            if card.is_file():
+                shutil.copyfile(card, folder / card.name)
             check_empty(output)  # somebody else may have written there meanwhile
             if output.is_dir():
                 output.rmdir()
@@ -148,7 +150,7 @@ def _quantise(folder: Path, runtime: Runtime, photos: Iterable[Photo]) -> None:
         assert isinstance(transformer, GraphTransformer)
         decoder = tokenizer.decoder = Recorded(tokenizer.decoder)
         predictor = transformer.graph = Recorded(transformer.graph)
-        for _ in islice(pipeline.fill(photos, pipeline.defaults, batch_size=1), SAMPLES):
+        for _ in pipeline.fill(photos, pipeline.defaults, batch_size=1):
             pass
         if not predictor.inputs:
             raise MaskweaveError("calibration needs at least one image")

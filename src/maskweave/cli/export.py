@@ -30,20 +30,12 @@ def export(
     It fills by OpenVINO or ONNX Runtime, on the CPU, by the same rules and with the same seeds.
     docs/speed.md tells how fast and how alike.
     """
-    from maskweave.checkpoint import resolve
-    from maskweave.export import SAMPLES, calibration_photos, check_empty, write_model
-    from maskweave.files import read_json
+    from maskweave.export import check_empty, write_model
     from maskweave.formats import list_images
 
     if int8 != (calibration is not None):
         raise MaskweaveError("--int8 and --calibration go together: give both or neither")
     check_empty(output)
-    directory = resolve(model)
-    photos = None
-    if calibration is not None:
-        files = list_images(calibration).files[:SAMPLES]
-        note_left_out(calibration)
-        framing = read_json(directory / "config.json").get("framing", "whole object")
-        photos = calibration_photos(files, framing)
-    write_model(directory, to, output, photos)
+    note_left_out(calibration)
+    write_model(model, to, output, list_images(calibration).files if calibration else None)
     typer.echo(output)
