@@ -144,8 +144,9 @@ def family_of(folder: Path) -> Found | None:
     MaskweaveError
         If several files could be the same part.
     """
-    files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return found_among(files)
+    # Projects nest no deeper, and a folder may hold millions of files below that.
+    below = (file for pattern in ("*", "*/*") for file in folder.glob(pattern) if file.is_file())
+    return found_among(file.relative_to(folder).as_posix() for file in below)
 
 
 def found_among(files: Iterable[str]) -> Found | None:

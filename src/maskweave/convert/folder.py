@@ -27,11 +27,9 @@ from maskweave.convert.families import (
 from maskweave.convert.weights import about
 from maskweave.errors import MaskweaveError
 from maskweave.files import sha256, user_cache, write_json, write_whole
+from maskweave.models import CONVERTED, ORIGIN
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import Transformer
-
-ORIGIN = "origin.json"
-"""File of a folder that tells where its weights come from."""
 
 VERSION = 1
 """Raised when the same files become other folders, so that kept ones are made anew."""
@@ -262,7 +260,7 @@ def converted(folder: Path, found: Found, options: Options = Options()) -> Path:
     state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts if p]
     made_of = json.dumps([VERSION, found.name, options, state])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
-    kept = user_cache() / "converted" / f"{found.name}-{digest}"
+    kept = user_cache() / CONVERTED / f"{found.name}-{digest}"
     if not kept.is_dir():
         result = convert(found.name, *parts, options=options)
         result.save(kept)

@@ -61,10 +61,8 @@ def read_torch(file: Path) -> dict[Any, Any]:
             content = torch.load(file, map_location="cpu", weights_only=True)
     # Broken pickles raise whatever torch stumbles over, with advice to unpickle them all the same.
     except Exception as error:
-        # The name is a stranger's choice: letters alone are told.
         found = re.search(r"GLOBAL ([\w.]{1,200})", str(error))
-        which = f" ({found[1]})" if found else ""
-        raise MaskweaveError(OBJECTS.format(which=which, file=file.name)) from error
+        raise _holds_objects(file, f" ({found[1]})" if found else "") from error
     if not isinstance(content, dict):
         raise MaskweaveError("holds no state dict")
     return content
@@ -136,9 +134,15 @@ def _refuse_bomb(file: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise MaskweaveError(OBJECTS.format(which="", file=file.name)) from error
+        raise _holds_objects(file) from error
     if unpacked > size:
         raise MaskweaveError(f"unpacks to {unpacked} bytes from {size}, as no checkpoint does")
+
+
+def _holds_objects(file: Path, which: str = "") -> MaskweaveError:
+    # Names are a stranger's choice, and the command is for copying.
+    name = file.name if re.fullmatch(r"[\w.-]+", file.name) else "FILE"
+    return MaskweaveError(OBJECTS.format(which=which, file=name))
 
 
 def _unpacked(content: bytes) -> Any:

@@ -104,10 +104,11 @@ def checked(weights: dict[str, Any]) -> State:
     # A tensor may repeat the same bytes, so the file's own size says little.
     if 4 * sum(value.numel() for value in weights.values()) > safe_load.LARGEST_FILE:
         raise MaskweaveError("holds more weights than a known checkpoint can have")
-    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    state: State = {name: value.detach().float() for name, value in weights.items()}
+    broken = [name for name, value in state.items() if not value.isfinite().all()]
     if broken:
         raise MaskweaveError(f"holds NaN or infinite weights in {some(broken)}")
-    return {name: value.detach().float() for name, value in weights.items()}
+    return state
 
 
 def shape(weights: State, name: str, axes: int) -> tuple[int, ...]:

@@ -3,6 +3,12 @@
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent
+ORIGIN = "origin.json"
+"""File of a converted folder that tells where its weights come from."""
+
+CONVERTED = "converted"
+"""Where in the user's cache checkpoints of other projects are kept, converted."""
+
 METHODS = ("telea", "navier-stokes", "biharmonic", "fsr")
 
 DOMAIN = "any photo: thin holes"
