@@ -153,6 +153,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
     from maskweave.progress import progress
 
     alone = len(jobs) == 1
+    since: list[float] = []
     left = [job for job in jobs if job.state == "left"]
     begun: list[Job] = []
     with progress(0 if alone else len(jobs), first=len(jobs) - len(left)) as advance:
@@ -160,6 +161,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
         def photos() -> "Iterator[Photo]":
             for job in left:
                 photo = None  # pixels of the last one are held as long as they are named
+                started = time.perf_counter()
                 if asked.leave:
                     leave_finished([job])  # another run may have come to it meanwhile
                 if job.state == "left":
@@ -169,6 +171,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
                     advance()
                 else:
                     begun.append(job)
+                    since.append(started)
                     yield photo
 
         for place, fills in pipeline.fill(
@@ -183,6 +186,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
             with _noted(begun[place], alone):
                 _write(begun[place], fills, asked)
                 begun[place].state = "done" if begun[place].written else "there"
+                begun[place].seconds = round(time.perf_counter() - since[place], 3)
             del fills
             if not alone:
                 advance()
@@ -228,28 +232,14 @@ def _noted(job: Job, alone: bool) -> Generator[None]:
 
 def _read(job: Job, asked: Asked) -> "Photo":
     """Read an image and its mask; note on its job what is remarkable."""
-    from maskweave.call import Photo
-    from maskweave.images import read_image
-    from maskweave.masks import as_mask, check_fit, read_mask
-    from maskweave.seeds import draw_seeds, seeded
-    from maskweave.writing import check_writable
+    from maskweave.reading import Reading, Source, read_photo, seeds_of
 
-    picture = read_image(job.image)
-    if job.mask:
-        mask = read_mask(job.mask, invert=asked.invert, threshold=asked.threshold, grow=asked.grow)
-        job.notes += [*mask.notes, *check_fit(mask, picture)]
-    elif picture.transparent is None:
-        raise MaskweaveError(f"{job.image} has no transparency: name a --mask")
-    else:
-        mask = as_mask(None, picture, grow=asked.grow)
-        job.notes += mask.notes
-    try:
-        job.notes += check_writable(picture, job.outputs[0], mask.hole)
-    except MaskweaveError as error:
-        raise MaskweaveError(f"{error}; --format names another for files in a folder") from error
-    job.hole_share = float(mask.hole.mean())
-    [seeds] = draw_seeds(seeded(asked.seed, job.image.stem), 1, len(job.outputs))
-    return Photo(picture, mask.hole, seeds)
+    job.seeds = job.seeds or seeds_of(asked.seed, job.image, len(job.outputs))
+    how = Reading(asked.invert, asked.threshold, asked.grow)
+    photo, notes = read_photo(Source(job.image, job.mask), job.seeds, job.outputs[0], how)
+    job.notes += notes
+    job.hole_share = float(photo.hole.mean())
+    return photo
 
 
 def _write(job: Job, fills: "Sequence[Sequence[StepPicture]]", asked: Asked) -> None:
@@ -266,7 +256,11 @@ def _write(job: Job, fills: "Sequence[Sequence[StepPicture]]", asked: Asked) -> 
                 raise DiskError(f"cannot write {file}: its folder is gone")
             try:
                 notes = write_picture(
-                    picture, file, replace=asked.replace, source=job.image, quality=asked.quality
+                    picture,
+                    file,
+                    replace=asked.replace,
+                    source=job.image if job.image.is_file() else None,  # it may lie in a shard
+                    quality=asked.quality,
                 )
             except TakenError:
                 if asked.leave:

@@ -1,14 +1,17 @@
 """``maskweave inpaint``: fill the holes of one image or of a folder of images."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from maskweave.cli.cluster import Cluster, do_on_cluster
 from maskweave.cli.fills import Asked, do, reported
 from maskweave.cli.jobs import Job, check_names, leave_finished, name_steps, plan
 from maskweave.cli.options import (
+    Backend,
     Device,
     Dtype,
     InvertMask,
@@ -18,14 +21,26 @@ from maskweave.cli.options import (
     Seed,
     load_pipeline,
 )
+from maskweave.cli.records import check_manifest, recorded
 from maskweave.cli.repeat import Again, repeat
+from maskweave.cli.replay import Replay, replay
 from maskweave.errors import MaskweaveError
 from maskweave.files import tried
 
 WITH_FROM = {"from_", "image", "output", "mask", "model", "device", "overwrite"}
 """Options that go with --from; the others are told by the file."""
 
-Image = Annotated[Path, typer.Argument(help="An image, or a folder of images.")]
+WITH_REPLAY = {"replay_", "output", "model", "device", "batch_size", "memory", "overwrite", "json_"}
+"""Options that go with --replay."""
+
+Image = Annotated[
+    Path | None,
+    typer.Argument(
+        help="An image; a folder of images; shards: one, a folder of them, or "
+        "'photos-{000..003}.tar'; or a table (.parquet, .jsonl) with a column image.",
+        show_default=False,
+    ),
+]
 Output = Annotated[
     str,
     typer.Option(
@@ -92,13 +107,41 @@ From = Annotated[
     ),
 ]
 
+Manifest = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table to write, a row for each fill: .jsonl, or .parquet with the extra ray.",
+        metavar="FILE",
+    ),
+]
+ReplayOf = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        help="Repeat all fills of a manifest and tell which differ; needs no image.",
+        metavar="MANIFEST",
+    ),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        help="Fill with Ray Data: on this machine, or on the cluster at an address (auto, "
+        "host:port).",
+        metavar="[ADDRESS]",
+    ),
+]
+
 
 def inpaint(
     ctx: typer.Context,
-    image: Image,
     output: Output,
+    image: Image = None,
     mask: Mask = None,
     from_: From = None,
+    manifest: Manifest = None,
+    replay_: ReplayOf = None,
+    ray: Ray = None,
     model: ModelOrMethod = "cats64",
     steps: Steps = None,
     schedule: Schedule = None,
@@ -119,6 +162,7 @@ def inpaint(
     memory: Memory = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    backend: Backend = None,
     overwrite: Overwrite = False,
     skip_existing: SkipExisting = False,
     json_: Json = False,
@@ -129,15 +173,25 @@ def inpaint(
     if nothing can be done, or no more because the output cannot be written; 130 after Ctrl-C and
     143 after SIGTERM. What was written by then is whole, and --skip-existing goes on from there.
     """
+    given = _given(ctx)
+    named = model if "model" in given else None
+    if replay_ is not None:
+        _refuse_beside(given, WITH_REPLAY, "--replay")
+        parts = (named, device, batch_size, memory, overwrite, json_)
+        replay(Replay(replay_, Path(output), *parts))
+        return
+    if image is None:
+        raise MaskweaveError("name an image, or a folder of images")
     if from_ is not None:
-        given = _given(ctx)
-        if beside := sorted(given.keys() - WITH_FROM):
-            raise MaskweaveError(f"--from tells {given[beside[0]]} itself")
-        named = model if "model" in given else None
+        _refuse_beside(given, WITH_FROM, "--from")
         repeat(Again(from_, image, mask, Path(output), named, device, overwrite))
         return
     if overwrite and skip_existing:
         raise MaskweaveError("--overwrite and --skip-existing exclude each other")
+    if ray is not None and save_steps:
+        raise MaskweaveError("--ray writes no pictures of steps")
+    if manifest is not None and ray is None:
+        check_manifest(manifest, overwrite or skip_existing)
     jobs: list[Job] = []
     with reported(jobs, json_, goes_on=not overwrite):
         planned, notes = plan(image, mask, output, num_samples, format_, quality)
@@ -147,10 +201,10 @@ def inpaint(
         check_names(jobs, overwrite, skip_existing)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
-        if not any(job.state == "left" for job in jobs):
+        if ray is manifest is None and not any(job.state == "left" for job in jobs):
             return
         with tried(jobs[0].outputs[0].parent):
-            pipeline = load_pipeline(model, device, dtype)
+            pipeline = load_pipeline(model, device if ray is None else "cpu", dtype, backend)
             settings = pipeline.settings(
                 steps=steps,
                 schedule=schedule,
@@ -168,7 +222,24 @@ def inpaint(
                 replace=overwrite,
                 leave=skip_existing,
             )
-            do(jobs, pipeline, settings, asked)
+            if ray is not None:
+                load = partial(load_pipeline, _absolute(model), device, dtype, backend)
+                table = manifest or jobs[0].outputs[0].parent / "manifest.parquet"
+                do_on_cluster(jobs, Cluster(ray, model, load, device, settings, table), asked)
+                return
+            with recorded(manifest, jobs, pipeline, model, settings, asked):
+                do(jobs, pipeline, settings, asked)
+
+
+def _refuse_beside(given: dict[str, str], may: set[str], option: str) -> None:
+    """Raise MaskweaveError if an option is given that another tells."""
+    if beside := sorted(given.keys() - may):
+        raise MaskweaveError(f"{option} tells {given[beside[0]]} itself")
+
+
+def _absolute(model: str) -> str:
+    """Return a model's name as it is known elsewhere: folders from the root."""
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _given(ctx: typer.Context) -> dict[str, str]:

@@ -23,6 +23,10 @@ class Job:
     """Whether it is still to be done; ``there`` if others have done it, and it is left alone."""
     written: list[Path] = field(default_factory=list)
     """What this run has written of it."""
+    seeds: list[int] = field(default_factory=list)
+    """The seed of each fill."""
+    seconds: float | None = None
+    """From reading to writing; images that are filled together share this time."""
     hole_share: float | None = None
     notes: list[str] = field(default_factory=list)
     error: str | None = None
@@ -49,7 +53,8 @@ def plan(
     Parameters
     ----------
     image, mask
-        Files or folders.
+        Files or folders; the image may be shards, as ``tars.shards`` takes them, or a table, as
+        ``_tabled`` does.
     output : str
         A file or a folder, as ``_is_folder`` tells.
     samples : int
@@ -69,9 +74,12 @@ def plan(
     MaskweaveError
         If a folder cannot be read, or the output is none that fits.
     """
+    from maskweave import tars
     from maskweave.formats import list_images
+    from maskweave.manifest import is_manifest
 
-    many = image.is_dir()
+    shards = tars.shards(image)
+    many = image.is_dir() or bool(shards) or is_manifest(image)
     notes: list[str] = []
 
     def listed(folder: Path) -> list[Path]:
@@ -79,20 +87,41 @@ def plan(
         notes.extend(f"{folder}: {note}" for note in left_out)
         return files
 
-    images = listed(image) if many else [image]
+    if shards:
+        pairs = [pair for shard in shards for pair in tars.pairs(shard)]
+    elif is_manifest(image):
+        pairs = _tabled(image)
+    else:
+        pairs = [(file, None) for file in (listed(image) if many else [image])]
     masks = {file.stem: file for file in listed(mask)} if mask and mask.is_dir() else None
     to_folder, target = _is_folder(output, many), Path(output)
     if many and target.resolve() in [folder.resolve() for folder in (image, mask) if folder]:
         raise MaskweaveError(f"output {output} holds what is read: fills would be taken for it")
     suffix = _suffix_of(format_, quality, None if to_folder else target)
     jobs: list[Job] = []
-    for file in images:
+    for file, its_own in pairs:
         first = target / f"{file.stem}{suffix}" if to_folder else target
-        its_mask = mask if masks is None else masks.get(file.stem)
+        its_mask = (mask or its_own) if masks is None else masks.get(file.stem)
         jobs.append(Job(file, its_mask, _numbered(first, samples)))
         if masks is not None and file.stem not in masks:
             jobs[-1].fail(f"{mask} holds no mask called {file.stem}")
     return jobs, notes
+
+
+def _tabled(file: Path) -> list[tuple[Path, Path | None]]:
+    """Return the images and masks that the columns ``image`` and ``mask`` of a table name.
+
+    Raises
+    ------
+    MaskweaveError
+        If it cannot be read or has no column ``image``.
+    """
+    from maskweave.manifest import read_rows
+
+    rows = read_rows(file)
+    if not all(isinstance(row.get("image"), str) for row in rows):
+        raise MaskweaveError(f"{file} has no column image with names of files")
+    return [(Path(row["image"]), Path(row["mask"]) if row.get("mask") else None) for row in rows]
 
 
 def _numbered(file: Path, samples: int) -> list[Path]:

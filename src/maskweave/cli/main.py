@@ -9,10 +9,12 @@ from typer.core import TyperGroup
 
 from maskweave import __version__
 from maskweave.cli.benchmark import benchmark
+from maskweave.cli.cluster import OptionalAddress
 from maskweave.cli.convert import convert
 from maskweave.cli.data import data_app
 from maskweave.cli.demo import demo
 from maskweave.cli.evaluate import evaluate
+from maskweave.cli.export import export
 from maskweave.cli.holes import holes
 from maskweave.cli.inpaint import inpaint
 from maskweave.cli.models import models
@@ -43,15 +45,16 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
 )
-app.command()(inpaint)
+app.command(cls=OptionalAddress)(inpaint)
 app.command()(demo)
 app.command()(holes)
 app.command()(models)
 app.command()(web)
 app.command()(evaluate)
 app.command()(benchmark)
-app.add_typer(train_app, name="train")
+app.command()(export)
 app.command()(convert)
+app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 
 

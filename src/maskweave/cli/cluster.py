@@ -1,0 +1,151 @@
+"""``maskweave inpaint --ray``: the jobs of a folder, done by Ray Data."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
+
+from maskweave.cli.fills import Asked
+from maskweave.cli.jobs import Job
+from maskweave.errors import MaskweaveError
+
+if TYPE_CHECKING:
+    from maskweave.call import Pipeline
+    from maskweave.maskgit import DecodeSettings
+
+ADDRESS = re.compile(r"local|auto|(ray://)?[^/\s]+:\d+")
+
+
+class OptionalAddress(TyperCommand):
+    """Takes ``--ray`` without an address, which Typer knows no way to say, as ``--ray local``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Add the address where it is left out."""
+        told = []
+        for each, following in zip(args, [*args[1:], ""], strict=True):
+            told.append(each)
+            if each == "--ray" and not ADDRESS.fullmatch(following):
+                told.append("local")
+        return super().parse_args(ctx, told)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where and by what jobs are done."""
+
+    address: str
+    """As ``ray.cluster`` takes it."""
+    model: str
+    """How the user names the model."""
+    load: "Callable[[], Pipeline]"
+    """Returns what fills, on a worker."""
+    device: str
+    """Where a worker fills."""
+    settings: "DecodeSettings"
+    """How tokens are decoded."""
+    manifest: Path
+    """Folder of the manifest."""
+
+
+def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
+    """Do all jobs that are left; the manifest tells what has become of them.
+
+    Raises
+    ------
+    MaskweaveError
+        If Ray is not installed, the cluster does not answer, or no more can be done.
+    """
+    # Read as Ray is imported: what it finds remarkable of itself is no matter of the user's.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import maskweave.ray as engine
+    except ImportError as error:
+        raise MaskweaveError(f"--ray needs more: pip install 'maskweave[ray]' ({error})") from error
+    from maskweave.call import MEMORY
+    from maskweave.manifest import identifier
+    from maskweave.reading import Reading
+
+    manifest = cluster.manifest
+    resumed = asked.leave and engine.kept_by(manifest).exists()
+    known = _known(manifest, asked)
+    rows = [
+        _row(job, number, asked)
+        for job in jobs
+        for number, output in enumerate(job.outputs)
+        # Ray itself leaves out what a run that was killed has told of.
+        if resumed or job.state != "there" or identifier(output.stem) not in known
+    ]
+    try:
+        if rows:
+            with engine.cluster(cluster.address):
+                engine.fill_table(
+                    rows,
+                    manifest,
+                    jobs[0].outputs[0].parent,
+                    model=cluster.model,
+                    load=cluster.load,
+                    reading=Reading(asked.invert, asked.threshold, asked.grow),
+                    seed=asked.seed,
+                    quality=asked.quality,
+                    batch_size=asked.batch_size,
+                    memory=asked.memory or MEMORY,
+                    num_gpus=engine.gpus_of(cluster.device),
+                    overwrite=asked.replace,
+                    **asdict(cluster.settings),
+                )
+    finally:
+        _tell(jobs, manifest, known)
+
+
+def _known(manifest: Path, asked: Asked) -> set[int]:
+    """Return of which fills a manifest tells that is there and may be, or remove it."""
+    from maskweave.manifest import read_manifest
+    from maskweave.ray import kept_by
+
+    if asked.replace:
+        for folder in (manifest, kept_by(manifest)):
+            shutil.rmtree(folder, ignore_errors=True)
+    if not manifest.exists():
+        return set()
+    if not asked.leave:
+        raise MaskweaveError(
+            f"{manifest} exists; --overwrite replaces it, --skip-existing goes on with it"
+        )
+    return {row.id for row in read_manifest(manifest)}
+
+
+def _row(job: Job, number: int, asked: Asked) -> dict[str, Any]:
+    from maskweave.reading import seeds_of
+
+    seeds = job.seeds or seeds_of(asked.seed, job.image, len(job.outputs))
+    return {
+        "name": job.outputs[number].stem,
+        "image": str(job.image.absolute()),
+        "mask": str(job.mask.absolute()) if job.mask else None,
+        "output": job.outputs[number].name,
+        "seed": seeds[number],
+        "error": job.error,
+    }
+
+
+def _tell(jobs: Sequence[Job], manifest: Path, known: set[int]) -> None:
+    """Note on jobs what the manifest says of them."""
+    from maskweave.manifest import identifier, read_manifest
+
+    if not manifest.exists():
+        return
+    rows = {row.id: row for row in read_manifest(manifest)}
+    for job in jobs:
+        names = {identifier(output.stem): output for output in job.outputs}
+        own = [rows[each] for each in names if each in rows]
+        job.written = [names[row.id] for row in own if row.status == "done" and row.id not in known]
+        if broken := [row for row in own if row.status == "failed"]:
+            job.fail(broken[0].error or "")
+        elif job.state == "left" and len(own) == len(names):
+            job.state = "done" if job.written else "there"
+            job.seconds = sum(row.seconds or 0 for row in own)
