@@ -22,7 +22,7 @@ pytest.importorskip("gradio", reason="the extra web is not installed")
 from fastapi.testclient import TestClient
 
 from maskweave.web import views
-from maskweave.web.acts import bar, failure
+from maskweave.web.acts import bar, failure, noted
 from maskweave.web.app import make_app
 from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
@@ -66,6 +66,15 @@ def test_a_mask_comes_back_from_the_editor_as_it_went_there(session: Session) ->
     with Image.open(str(value["background"])) as photo:
         assert photo.size == layers[0].size == session.picture.shape[::-1]
     assert (session.hole({"layers": layers}) == hole).all()
+
+
+def test_a_mask_of_the_photo_before_is_not_taken_for_this_ones(
+    session: Session, service: Service
+) -> None:
+    layers = [Image.new("RGBA", session.picture.shape[::-1])]
+    session.editor(session.open(png(np.zeros((20, 30), np.uint8)), "photo.png", service))
+    with pytest.raises(MaskweaveError, match="not shown yet"):
+        session.hole({"layers": layers})
 
 
 def test_no_layer_is_no_mask(session: Session) -> None:
@@ -239,6 +248,7 @@ def test_progress_and_errors_are_told_in_words(session: Session, service: Servic
     ticket, _ = session.submit(session.box(0, 0, 9, 9), wanted, service)
     ticket.result()
     assert "window 1 of 1" in bar(ticket).lower()
+    assert noted(["one thing.", "another"]).count("</p>") == 2
     ticket.place = 2
     assert "2 fills come before yours" in bar(ticket)
     assert "&lt;b&gt;" in failure(MaskweaveError("<b>"))

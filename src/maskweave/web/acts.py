@@ -17,7 +17,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.images import Hole
 from maskweave.masks import grown, remarks
 from maskweave.web import views
-from maskweave.web.parts import Parts
+from maskweave.web.parts import Parts, brush
 from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
 from maskweave.web.ticket import Ticket
@@ -84,7 +84,7 @@ class Acts:
         self.folder.mkdir(exist_ok=True)
         session, hole = Session.sample(self.folder)
         self.sessions[request.session_hash or ""] = session
-        return self._editor(session, hole)
+        return self._photo(session, hole)
 
     def end(self, request: gr.Request) -> None:
         """Forget a visitor whose page was closed, and their files."""
@@ -100,15 +100,15 @@ class Acts:
     def open_photo(self, request: gr.Request, file: str) -> Updates:
         """Show another photo."""
         session = self.session(request)
-        hole = session.open(Path(file).read_bytes(), Path(file).name, self.service)
-        return self._editor(session, hole)
+        hole = session.open(taken(file), Path(file).name, self.service)
+        return self._photo(session, hole)
 
     @told
     def open_mask(self, request: gr.Request, file: str) -> Updates:
         """Show the mask of a file on the photo."""
         session = self.session(request)
-        hole, notes = session.opened_mask(Path(file).read_bytes(), self.service)
-        return self._editor(session, hole) | {self.parts.status: line(" ".join(notes))}
+        hole, notes = session.opened_mask(taken(file), self.service)
+        return self._editor(session, hole) | {self.parts.status: noted(notes)}
 
     @told
     def save_mask(self, request: gr.Request, painted: dict[str, Any]) -> Updates:
@@ -172,20 +172,19 @@ class Acts:
     ) -> Iterator[Updates]:
         """Fill the mask and tell how far it is; whoever closes the page cancels it."""
         status, started = self.parts.status, time.perf_counter()
-        idle = gr.Button(interactive=False)
         ticket: Ticket | None = None
         try:
             session = self.session(request)
             wanted = self._request(number, model, seed, soften, decoding)
             hole, source = session.hole(painted), session.picture
             ticket, seeds = session.submit(hole, wanted, self.service)
-            yield {status: bar(ticket), self.parts.cancel: gr.Button(interactive=True)}
+            yield {status: bar(ticket)} | self._busy(True)
             while not ticket.future.done():
                 wait([ticket.future], POLL)
                 yield {status: bar(ticket)}
             filled = ticket.result()
         except MaskweaveError as error:
-            yield {status: failure(error), self.parts.cancel: idle}
+            yield {status: failure(error)} | self._busy(False)
             return
         finally:
             if ticket is not None and not ticket.future.done():
@@ -194,9 +193,8 @@ class Acts:
         session.chosen = 0
         seconds = time.perf_counter() - started
         fills = "1 fill" if len(seeds) == 1 else f"{len(seeds)} fills"
-        notes = " ".join((*remarks(hole), *filled.notes))
-        text = f"{fills} in {seconds:.1f} s. {notes}"
-        yield self._results(session) | {status: line(text), self.parts.cancel: idle}
+        text = line(f"{fills} in {seconds:.1f} s.") + noted((*remarks(hole), *filled.notes))
+        yield self._results(session) | {status: text} | self._busy(False)
 
     @told
     def choose(self, request: gr.Request, event: gr.SelectData) -> Updates:
@@ -233,7 +231,16 @@ class Acts:
         session = self.session(request)
         hole = session.go_on()
         text = "This fill is now the photo: brush over what else should go."
-        return self._editor(session, hole) | {self.parts.status: line(text)}
+        return self._photo(session, hole) | {self.parts.status: line(text)}
+
+    def _busy(self, busy: bool) -> Updates:
+        """Offer to cancel while a fill waits or runs, to fill while none does."""
+        parts = self.parts
+        return {
+            parts.fill: gr.Button(visible=not busy),
+            parts.cancel: gr.Button(visible=busy),
+            parts.again: gr.Button(interactive=not busy),
+        }
 
     def _request(
         self, number: float, model: str, seed: float | None, soften: float, decoding: Sequence[Any]
@@ -245,17 +252,24 @@ class Acts:
         drawn = self.dice() if seed is None else int(seed)
         return Request(1 if one else int(number), model, settings, drawn, int(soften))
 
-    def _editor(self, session: Session, hole: Hole) -> Updates:
+    def _photo(self, session: Session, hole: Hole) -> Updates:
+        """Show another photo, by a brush that suits its size."""
         height, width = session.picture.shape
-        label = f"{session.name}: {width} x {height} pixels"
-        editor = gr.ImageEditor(value=session.editor(hole), label=label)
-        return {self.parts.editor: editor, self.parts.status: line("")}
+        seen = min(max(height, width), views.LARGEST)
+        size = min(max(seen // 25, 1), 100)
+        shown = self._editor(session, hole, brush=brush(size), eraser=gr.Eraser(size))
+        return shown | {self.parts.shape: f"<style>:root {{ --aspect: {width / height} }}</style>"}
+
+    def _editor(self, session: Session, hole: Hole, **options: Any) -> Updates:
+        height, width = session.picture.shape
+        label = f"{session.name}: {width} x {height}"
+        editor = gr.ImageEditor(value=session.editor(hole), label=label, **options)
+        return {self.parts.editor: editor, self.parts.status: ""}
 
     def _results(self, session: Session) -> Updates:
         parts, result = self.parts, session.latest()
         last = [result.picture(i) for i in range(len(result.seeds))]
-        small = [views.fitted(views.shown(each), 640) for each in last]
-        titled = [(each, f"Fill {number}") for number, each in enumerate(small, start=1)]
+        titled = [(views.close(each, result.hole), str(i)) for i, each in enumerate(last, 1)]
         several = len(last) > 1
         spread = views.uncertainty(last, result.hole) if several else None
         why = "The brighter, the more the fills differ there: dark is sure, yellow is not."
@@ -270,11 +284,14 @@ class Acts:
 
     def _chosen(self, session: Session) -> Updates:
         result = session.latest()
-        pair = [views.shown(each, 2048) for each in (result.source, result.picture(session.chosen))]
+        fill = result.picture(session.chosen)
+        pair = views.shown(result.source, 2048), views.shown(fill, 2048)
         steps = len(result.filled.fills[session.chosen])
         step = gr.Slider(maximum=max(steps, 2), value=steps, interactive=steps > 1)
-        shown = {self.parts.slider: tuple(pair), self.parts.step: step}
-        return shown | self._step(session, steps)
+        # One half of the hole is seen before, the other after.
+        middle = 100 * float(np.flatnonzero(result.hole.any(0)).mean()) / result.hole.shape[1]
+        slider = gr.ImageSlider(value=pair, slider_position=middle)
+        return {self.parts.slider: slider, self.parts.step: step} | self._step(session, steps)
 
     def _step(self, session: Session, number: int) -> Updates:
         result = session.latest()
@@ -287,9 +304,22 @@ class Acts:
         return {parts.settled: settled, parts.predicted: predicted, parts.step_note: text}
 
 
+def taken(file: str) -> bytes:
+    """Return what a visitor sent, of which no copy is left."""
+    content = Path(file).read_bytes()
+    Path(file).unlink()
+    return content
+
+
 def line(text: str) -> str:
     """Return a line for the status."""
-    return f'<p role="status">{html.escape(text.strip())}</p>'
+    return f'<p role="status">{html.escape(text)}</p>'
+
+
+def noted(notes: Sequence[str]) -> str:
+    """Return notes for the status."""
+    texts = (f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in notes)
+    return "".join(f'<p role="note">{html.escape(text)}</p>' for text in texts)
 
 
 def failure(error: MaskweaveError) -> str:

@@ -27,8 +27,8 @@ KEPT = 3600
 """Seconds after which a file goes whose page is still open: it is in the browser by then."""
 
 TITLE = """<div id="title"><h1>Maskweave</h1>
-<p>Brush over what should go, press Fill, choose. Everything else stays as it is, pixel by pixel.
-</p></div>"""
+<p>Brush over what should go, press Fill, choose. All else stays as it is, pixel by pixel.</p></div>
+"""
 
 
 def mount_page(app: FastAPI, service: Service, version: str) -> FastAPI:
@@ -84,7 +84,7 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
         options = {"api_visibility": "private", "show_progress": "hidden"} | options
         return event(act, inputs, outputs, **options)
 
-    drawn, status = [parts.editor, parts.status], [parts.status]
+    drawn, status = [parts.editor, parts.status, parts.shape], [parts.status]
     on(parts.begin.click, acts.begin, None, drawn)
     blocks.unload(acts.end)
     on(parts.open_photo.upload, acts.open_photo, parts.open_photo, drawn)
@@ -105,7 +105,7 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
     of_one = [parts.slider, *shown]
     of_all = [parts.empty, parts.results, parts.gallery, parts.spread, parts.spread_note]
     # Fills wait in the service's line, which the routes share and which tells how long it is.
-    of_all += [parts.cancel]
+    of_all += [parts.fill, parts.cancel, parts.again]
     fill = {"concurrency_limit": None, "concurrency_id": "fill"}
     on(parts.fill.click, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
     again = on(parts.again.click, acts.dice, None, parts.seed, queue=False)

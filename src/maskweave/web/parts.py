@@ -14,11 +14,18 @@ from maskweave.web.views import MARK, OPACITY
 HIGHEST_SEED = 2**53 - 1
 """Largest whole number that browsers know exactly."""
 
+BRUSH = 18
+"""Radius of the brush at first, in pixels of the photo."""
+
 SOFTEST = 64
 """Pixels up to which the page offers to soften."""
 
 EMPTY = """<div id="empty"><p><strong>Press Fill</strong>: a mask is drawn already.</p>
 <p>Or open, drop or paste a photo of your own and brush over what should go.</p></div>"""
+
+PAINTS = [("sampled: several answers", "sampled"), ("expected: one answer", "expected")]
+
+BOX = ("Left", "Top", "Width", "Height")
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Parts:
     """Hidden: pressed by the page's script when the editor is ready."""
     editor: gr.ImageEditor
     """Photo and mask."""
+    shape: gr.HTML
+    """Hidden: tells the style sheet the photo's width over its height."""
     open_photo: gr.UploadButton
     open_mask: gr.UploadButton
     save_mask: gr.Button
@@ -36,6 +45,7 @@ class Parts:
     """Hidden: holds the mask's file for the browser."""
     fill: gr.Button
     cancel: gr.Button
+    """In the place of ``fill`` while a fill waits or runs."""
     status: gr.HTML
     """How far a fill is, what went wrong, what there is to say."""
     empty: gr.HTML
@@ -83,45 +93,48 @@ class Parts:
 
 
 def make_parts(service: Service) -> Parts:
-    """Lay out the controls in three columns: photo, fills, settings."""
+    """Lay out the controls in three groups: photo, fills, settings."""
     with gr.Column(elem_id="photo-side"):
         photo = _photo()
     with gr.Column(elem_id="fills-side"):
         fills = _fills()
     with gr.Column(elem_id="settings-side"):
-        settings = _settings(service)
+        settings = _settings(service) | _mask() | _more(service)
     return Parts(**photo, **fills, **settings)
 
 
+def brush(size: int) -> gr.Brush:
+    """Return the brush, of a radius in pixels of the photo."""
+    colour = f"rgb({MARK[0]}, {MARK[1]}, {MARK[2]})", OPACITY / 255
+    return gr.Brush(size, [colour], colour, "fixed")
+
+
 def _photo() -> dict[str, Any]:
-    brush = f"rgb({MARK[0]}, {MARK[1]}, {MARK[2]})", OPACITY / 255
-    parts: dict[str, Any] = {
-        "editor": gr.ImageEditor(
-            label="Photo and mask",
-            type="pil",
-            format="png",
-            sources=(),
-            transforms=(),
-            layers=False,
-            canvas_size=SAMPLE_SIZE,  # masks that it is shown land elsewhere on another
-            brush=gr.Brush(24, [brush], brush, "fixed"),
-            eraser=gr.Eraser(24),
-            buttons=["fullscreen"],
-            height=520,
-            interactive=True,
-            elem_id="editor",
-        )
-    }
-    with gr.Row(elem_classes="buttons"):
-        parts["fill"] = gr.Button("Fill", variant="primary", elem_id="fill")
-        parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="cancel")
-    parts["status"] = gr.HTML(elem_id="status")
-    with gr.Row(elem_classes="buttons"):
+    parts: dict[str, Any] = {}
+    with gr.Row(elem_classes=["buttons", "four"]):
         parts["open_photo"] = _upload("Open photo", "open-photo")
         parts["open_mask"] = _upload("Open mask", "open-mask")
-        parts["save_mask"] = gr.Button("Download mask", size="md", elem_id="save-mask")
-        parts["clear"] = gr.Button("Clear mask", size="md", elem_id="clear-mask")
+        parts["save_mask"] = gr.Button("Download mask", size="sm", elem_id="save-mask")
+        parts["clear"] = gr.Button("Clear mask", size="sm", elem_id="clear-mask")
+    parts["editor"] = gr.ImageEditor(
+        label="Photo and mask",
+        type="pil",
+        format="png",
+        sources=(),
+        transforms=(),
+        layers=False,
+        canvas_size=SAMPLE_SIZE,  # masks that it is shown land elsewhere on another
+        brush=brush(BRUSH),
+        eraser=gr.Eraser(BRUSH),
+        buttons=[],
+        interactive=True,
+        elem_id="editor",
+    )
+    parts["fill"] = gr.Button("Fill", variant="primary", elem_id="fill")
+    parts["cancel"] = gr.Button("Cancel", visible=False, elem_id="cancel")
+    parts["status"] = gr.HTML(elem_id="status")
     with gr.Row(elem_classes="gone"):
+        parts["shape"] = gr.HTML()
         parts["begin"] = gr.Button("Begin", elem_id="begin")
         parts["mask_file"] = gr.DownloadButton("Mask", elem_id="mask-file")
         parts["file"] = gr.DownloadButton("Fill", elem_id="fill-file")
@@ -129,7 +142,7 @@ def _photo() -> dict[str, Any]:
 
 
 def _upload(label: str, name: str) -> gr.UploadButton:
-    return gr.UploadButton(label, file_types=["image"], size="md", elem_id=name)
+    return gr.UploadButton(label, file_types=["image"], size="sm", elem_id=name)
 
 
 def _fills() -> dict[str, Any]:
@@ -138,7 +151,7 @@ def _fills() -> dict[str, Any]:
         parts["gallery"] = gr.Gallery(
             label="Fills: choose one",
             columns=4,
-            height=210,
+            height="auto",
             allow_preview=False,
             format="png",
             interactive=False,
@@ -146,7 +159,7 @@ def _fills() -> dict[str, Any]:
             buttons=[],
             elem_id="gallery",
         )
-        with gr.Tab("Before and after"):
+        with gr.Tab("Compare"):
             parts["slider"] = gr.ImageSlider(
                 label="Before and after",
                 format="png",
@@ -155,24 +168,24 @@ def _fills() -> dict[str, Any]:
                 max_height=520,
                 elem_id="before-after",
             )
-        with gr.Tab("Decoding"):
+        with gr.Tab("Steps"):
             parts |= _decoding()
         with gr.Tab("Uncertainty"):
             parts["spread"] = _image("Where fills differ", "uncertainty")
             parts["spread_note"] = gr.Markdown(elem_classes="note")
         with gr.Row(elem_classes="buttons"):
-            parts["save"] = gr.Button("Download this fill", variant="primary", elem_id="save")
-            parts["go_on"] = gr.Button("Go on painting on it", elem_id="go-on")
-            parts["again"] = gr.Button("Again with another seed", elem_id="again")
+            parts["save"] = gr.Button("Download", variant="primary", size="md", elem_id="save")
+            parts["go_on"] = gr.Button("Paint on this fill", size="md", elem_id="go-on")
+            parts["again"] = gr.Button("Another seed", size="md", elem_id="again")
     return parts
 
 
 def _decoding() -> dict[str, Any]:
-    parts: dict[str, Any] = {
-        "step": gr.Slider(1, 2, step=1, label="After step", interactive=True, elem_id="step"),
-        "play": gr.Button("Play", size="md", elem_id="play"),
-    }
-    with gr.Row():
+    parts: dict[str, Any] = {}
+    with gr.Row(elem_classes="beside"):
+        parts["step"] = _slider(1, 2, 1, "After step", elem_id="step", buttons=[])
+        parts["play"] = gr.Button("Play", size="md", elem_id="play")
+    with gr.Row(elem_classes="two"):
         parts["settled"] = _image("Settled", "settled")
         parts["predicted"] = _image("Predicted", "predicted")
     parts["step_note"] = gr.Markdown(elem_classes="note")
@@ -183,16 +196,30 @@ def _image(label: str, name: str) -> gr.Image:
     return gr.Image(label=label, format="png", interactive=False, buttons=[], elem_id=name)
 
 
+def _slider(lowest: int, highest: int, value: float, label: str, **options: Any) -> gr.Slider:
+    options = {"step": 1, "interactive": True} | options
+    return gr.Slider(lowest, highest, value=value, label=label, **options)
+
+
 def _settings(service: Service) -> dict[str, Any]:
+    own, decodes = service.defaults(), service.decodes()
     parts: dict[str, Any] = {}
-    with gr.Row():
-        parts["number"] = gr.Slider(
-            1, MOST_FILLS, value=4, step=1, label="Number of fills", elem_id="number"
-        )
+    with gr.Row(elem_classes="pair"):
+        parts["number"] = _slider(1, MOST_FILLS, 4, "Number of fills", elem_id="number")
         parts["model"] = gr.Dropdown(
             list(service.models), value=service.model, label="Model", elem_id="model"
         )
-    with gr.Row(elem_classes="seed"):
+        parts["steps"] = _slider(1, 32, own.steps, "Steps", interactive=decodes, elem_id="steps")
+        parts["temperature"] = _slider(
+            0, 10, own.temperature, "Temperature", step=0.1, interactive=decodes
+        )
+        parts["paint"] = gr.Dropdown(
+            PAINTS, value=own.paint, label="Paint", interactive=decodes, elem_id="paint"
+        )
+        parts["order"] = gr.Dropdown(
+            list(ORDERS), value=own.order, label="Order", interactive=decodes
+        )
+    with gr.Row(elem_classes="beside"):
         parts["seed"] = gr.Number(
             0,
             precision=0,
@@ -202,61 +229,45 @@ def _settings(service: Service) -> dict[str, Any]:
             elem_id="seed",
         )
         parts["dice"] = gr.Button("Roll dice", size="md", elem_id="dice")
+    return parts
+
+
+def _mask() -> dict[str, Any]:
+    parts: dict[str, Any] = {}
     with gr.Accordion("Mask by numbers", open=False, elem_id="by-numbers"):
         with gr.Row(elem_classes="numbers"):
             parts["box"] = [
-                gr.Number(0, precision=0, label=f"{name}, px", elem_id=f"box-{name.lower()}")
-                for name in ("Left", "Top", "Width", "Height")
+                gr.Number(0, precision=0, label=f"{name}, pixels", elem_id=f"box-{name.lower()}")
+                for name in BOX
             ]
         with gr.Row(elem_classes="buttons"):
             parts["add_box"] = gr.Button("Add box", size="md", elem_id="add-box")
             parts["cut_box"] = gr.Button("Take box away", size="md", elem_id="cut-box")
-        parts["grow"] = gr.Slider(1, 64, value=4, step=1, label="Pixels to widen the mask by")
-        parts["widen"] = gr.Button("Widen mask", size="md", elem_id="widen")
-    return parts | _more(service)
+        with gr.Row(elem_classes="beside"):
+            parts["grow"] = _slider(1, 64, 4, "Pixels to widen the mask by")
+            parts["widen"] = gr.Button("Widen mask", size="md", elem_id="widen")
+    return parts
 
 
 def _more(service: Service) -> dict[str, Any]:
     own, decodes = service.defaults(), service.decodes()
     with gr.Accordion("More", open=False, elem_id="more"):
         return {
-            "steps": gr.Slider(
-                1, 32, value=own.steps, step=1, label="Steps", interactive=decodes, elem_id="steps"
+            "soften": _slider(
+                0, SOFTEST, 0, "Soften: pixels beside the mask that fade into the photo"
             ),
-            "paint": gr.Radio(
-                [("sampled: several answers", "sampled"), ("expected: one answer", "expected")],
-                value=own.paint,
-                label="Paint",
-                interactive=decodes,
-                elem_id="paint",
-            ),
-            "order": gr.Dropdown(
-                list(ORDERS), value=own.order, label="Order: kept first", interactive=decodes
-            ),
-            "temperature": gr.Slider(
-                0,
-                10,
-                value=own.temperature,
-                step=0.1,
-                label="Temperature: order",
-                interactive=decodes,
-            ),
-            "token_temperature": gr.Slider(
+            "token_temperature": _slider(
                 0,
                 2,
-                value=own.token_temperature,
+                own.token_temperature,
+                "Temperature of tokens: low is safe, high is lively",
                 step=0.05,
-                label="Temperature: tokens",
                 interactive=decodes,
             ),
             "schedule": gr.Dropdown(
-                list(SCHEDULES), value=own.schedule, label="Schedule", interactive=decodes
-            ),
-            "soften": gr.Slider(
-                0,
-                SOFTEST,
-                value=0,
-                step=1,
-                label="Soften: pixels beside the mask in which the fill fades into the photo",
+                list(SCHEDULES),
+                value=own.schedule,
+                label="Schedule: how many tokens each step settles",
+                interactive=decodes,
             ),
         }

@@ -1,6 +1,6 @@
 """What the page knows of one visitor: the photo, its mask and its fills."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from tempfile import mkdtemp
@@ -25,8 +25,14 @@ from maskweave.writing import write_picture
 STEP_PIXELS = 48_000_000
 """Pixels of the pictures after all steps of all fills, beyond which only the last are kept."""
 
+EARLIER = 6
+"""Files that are kept of what the editor was shown."""
+
 SAMPLE_SIZE = (451, 300)
 """Width and height of the photo that is there at first."""
+
+SAMPLE_STROKE = ((60, 215), (150, 235), (230, 225))
+"""Corners of the stroke on it."""
 
 NO_MASK = "Nothing is marked yet: brush over what should go, or add a box by numbers."
 
@@ -92,7 +98,11 @@ class Session:
     name: str
     """What it is called, without suffix."""
     folder: Path
-    """Where downloads lie."""
+    """Where downloads lie, and what the editor shows."""
+    editable: tuple[int, int] = (0, 0)
+    """Width and height of the photo as the editor shows it."""
+    files: list[Path] = field(default_factory=list)
+    """Photos and masks that the editor has been shown of late."""
     result: Result | None = None
     """The latest fills."""
     chosen: int = 0
@@ -110,8 +120,7 @@ class Session:
 
         photo = chelsea()
         strokes = np.zeros(photo.shape[:2], dtype=np.uint8)
-        line = np.array([[96, 62], [128, 50], [166, 52], [196, 70]], dtype=np.int32)
-        cv2.polylines(strokes, [line], False, (1,), 20)
+        cv2.polylines(strokes, [np.array(SAMPLE_STROKE, dtype=np.int32)], False, (1,), 12)
         return cls(as_picture(photo), "chelsea", Path(mkdtemp(dir=folder))), strokes > 0
 
     def open(self, content: bytes, name: str, service: Service) -> Hole:
@@ -133,20 +142,31 @@ class Session:
 
         There is a layer even if nothing is marked: only then does the editor begin its history
         anew, without a step back to the photo that was there before. Files have other names each
-        time, as it keeps what it shows for a file that it knows.
+        time, as it keeps what it shows for a file that it knows; it may still fetch earlier ones.
         """
         photo = Image.fromarray(shown(self.picture))
         layer = layer_of(hole, photo.size)
-        for file in self.folder.glob("shown-*"):
-            file.unlink()
         files = [self.folder / f"shown-{part}-{token_hex(8)}.png" for part in ("photo", "mask")]
         for image, file in zip((photo, layer), files, strict=True):
             image.save(file, compress_level=1)
+        self.editable = photo.size
+        self.files += files
+        for file in self.files[:-EARLIER]:
+            file.unlink(missing_ok=True)
+        self.files = self.files[-EARLIER:]
         return EditorValue(background=str(files[0]), layers=[str(files[1])], composite=None)
 
     def hole(self, value: dict[str, Any] | None) -> Hole:
-        """Return what is marked in the editor."""
+        """Return what is marked in the editor.
+
+        Raises
+        ------
+        MaskweaveError
+            If the editor shows another photo still.
+        """
         layers = (value or {}).get("layers") or []
+        if any(layer.size != self.editable for layer in layers):
+            raise MaskweaveError("The photo is not shown yet: try again in a moment.")
         return painted(layers, self.picture.shape)
 
     def opened_mask(self, content: bytes, service: Service) -> tuple[Hole, tuple[str, ...]]:

@@ -22,6 +22,9 @@ browsers end at a few times that."""
 CLOSE = 384
 """Shorter side in pixels to which the surroundings of a small hole are enlarged."""
 
+THUMB = 640
+"""Longer side in pixels of a fill among others."""
+
 
 def shown(picture: Picture, largest: int = LARGEST) -> Pixels:
     """Return a photo as it is shown: in 8 bits, and shrunk if a side is longer than ``largest``."""
@@ -70,6 +73,11 @@ def around(hole: Hole) -> tuple[slice, slice]:
     margin = max(16, max(width, height) // 3)
     rows = slice(max(top - margin, 0), top + height + margin)
     return rows, slice(max(left - margin, 0), left + width + margin)
+
+
+def close(fill: Picture, hole: Hole) -> Pixels:
+    """Return a fill as it is shown among others: the hole and what is around it."""
+    return fitted(_enlarged(fill.seen(np.zeros_like(hole))[around(hole)]), THUMB)
 
 
 def step_pictures(step: StepPicture, hole: Hole) -> tuple[Pixels, Pixels]:
