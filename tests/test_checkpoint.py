@@ -70,6 +70,14 @@ def test_weights_that_are_not_finite_are_refused_by_name(model: Path, bad: float
         load_transformer(model / "transformer")
 
 
+def test_finite_weights_are_taken_whatever_their_sum(model: Path) -> None:
+    file = model / "transformer" / "model.safetensors"
+    weights = load_file(file)
+    weights["blocks.1.mlp.0.weight"][:] = 3e38
+    save_file(weights, file)
+    assert load_transformer(model / "transformer").blocks[1].mlp[0].weight.min() > 1e38
+
+
 def test_weights_that_do_not_fit_or_cannot_be_read_are_refused(model: Path) -> None:
     file = model / "tokenizer" / "model.safetensors"
     config = model / "tokenizer" / "config.json"
