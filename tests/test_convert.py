@@ -561,6 +561,29 @@ def test_a_failed_conversion_is_one_line_and_nothing_written(
     assert not output.exists()
 
 
+@torch.no_grad()
+def test_a_folder_of_an_earlier_version_loads_as_before(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    pipeline, _ = convert(*files, HEADS)
+    pipeline.save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer" / "config.json"
+    fields = json.loads(file.read_text())
+    for new in ("latent_dim", "unit_codes", "variant"):
+        del fields[new]
+    file.write_text(json.dumps(fields | {"architecture": "reference"}))
+    loaded = load_tokenizer(file.parent)
+    assert loaded.config == pipeline.tokenizer.config
+    tokens = torch.arange(16)[None]
+    assert torch.equal(loaded.decode(tokens), pipeline.tokenizer.decode(tokens))
+
+
+def test_help_names_every_family() -> None:
+    said = " ".join(run("convert", "--help").stdout.replace("\u2502", " ").split())
+    for family in FAMILIES:
+        assert re.search(rf"\b{family}\b", said)
+
+
 SIZES: dict[str, Any] = {
     "encoder": ("residual", "down"), "encoder_channels": (32, 64, 64),
     "decoder": ("attention", "up"), "decoder_channels": (64, 64, 64),
@@ -581,6 +604,10 @@ SIZES: dict[str, Any] = {
         ),
         ({"encoder_channels": (32, 64, 32)}, "down cannot change the width from 64 to 32"),
         ({"decoder": ("attention", "residual")}, "does not end at the size"),
+        ({"encoder": ("residual", "residual")}, "does not end at the size"),
+        ({"encoder": ("residual", "pool"), "decoder": ("pool", "up")}, "no stack of layers"),
+        ({"variant": "maskgit", "latent_dim": 8}, "codes of 256 numbers, latents of others"),
+        ({"variant": "other"}, "variant should be 'taming', 'maskgit' or 'lab'"),
         ({"image_size": 2**13}, "image_size should be less"),
         ({"image_size": 63}, "image_size 63 is not a multiple"),
         ({"mean": (0.5, 0.5)}, "mean.2: Field required"),
@@ -588,7 +615,7 @@ SIZES: dict[str, Any] = {
         ({"std": (0.5, 0.5, 0.0)}, "std.2 should be greater than 0"),
     ],
 )
-def test_reference_configs_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
+def test_configs_of_layers_out_of_range_are_refused(change: dict[str, Any], message: str) -> None:
     ConvolutionalConfig(**SIZES)
     with pytest.raises(MaskweaveError, match=message):
         ConvolutionalConfig(**SIZES | change)
