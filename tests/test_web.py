@@ -68,6 +68,7 @@ def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in [each for each in sys.modules if each.split(".")[0] == "uvicorn"]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "maskweave.web.server", raising=False)
     monkeypatch.setattr(sys, "meta_path", [Missing(), *sys.meta_path])
     assert refused() == (
         "error: no module uvicorn: pip install 'maskweave[web]' installs what this needs\n"
@@ -129,8 +130,11 @@ def test_it_says_where_it_is_and_leaves_nothing_when_it_ends(
         assert (health["max_pixels"], health["queue"]) == (123, 0)
         assert health["models"][0] == tiny_model.name
         assert list(tmp_path.glob("maskweave-web-*"))
-        process.send_signal(number)
-        out, err = process.communicate(timeout=30)
+        with httpx.stream("GET", f"{address}/gradio_api/heartbeat/page", timeout=30) as page:
+            lines = page.iter_lines()
+            assert next(lines) == "data: ALIVE"  # a page is open, and stays so
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
         assert (process.returncode, out, err) == (0, "", "")
     assert not list(tmp_path.glob("maskweave-web-*"))
 

@@ -1,13 +1,10 @@
 """``maskweave web``: the page and the routes, on this machine."""
 
-import ctypes
 import ipaddress
 import signal
 import socket
 import threading
-import time
 import webbrowser
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated
 
@@ -23,18 +20,6 @@ from maskweave.cli.options import (
     load_pipeline,
 )
 from maskweave.errors import MaskweaveError
-
-PATIENCE = 3
-"""Seconds after Ctrl-C for which answers that are being sent are waited for."""
-
-LARGE = 8_000_000
-"""Bytes of memory that goes back to the system when it is let go of: photos, but not what a network
-computes, which would be slower."""
-
-M_MMAP_THRESHOLD = -3  # mallopt(3)
-
-TIDY = 10
-"""Seconds after which free memory of all threads goes back to the system."""
 
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]
@@ -61,9 +46,8 @@ def web(
     Only this machine is answered unless --host says otherwise. Ctrl-C ends it.
     """
     try:
-        import uvicorn
-
         from maskweave.web.app import make_app
+        from maskweave.web.server import serve
         from maskweave.web.service import MAX_PIXELS, QUEUE, Service
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("maskweave"):
@@ -95,9 +79,7 @@ def web(
         print(f"Maskweave is at {address} (Ctrl-C ends it)", flush=True)
         if browser:  # it may wait for the page, which is not yet served
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        _return_memory()
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=PATIENCE)
-        uvicorn.Server(config).run(sockets=[listener])
+        serve(app, listener)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -114,20 +96,6 @@ def _listening(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]
         raise MaskweaveError(f"cannot listen at {host}, port {port}: {reason}") from error
-
-
-def _return_memory() -> None:
-    """Let go of photos for good. GNU's C library would keep their memory, thread by thread."""
-    with suppress(OSError, AttributeError):  # others know neither
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, LARGE)
-        threading.Thread(target=_trim, args=(library.malloc_trim,), daemon=True).start()
-
-
-def _trim(trim: Callable[[int], int]) -> None:
-    while True:
-        time.sleep(TIDY)
-        trim(0)
 
 
 def is_local(host: str) -> bool:
