@@ -39,7 +39,7 @@ class Cluster:
     """Where and by what jobs are done."""
 
     address: str
-    """As ``ray.cluster`` takes it."""
+    """As ``ray.connected`` takes it."""
     model: str
     """How the user names the model."""
     load: "Callable[[], Pipeline]"
@@ -63,7 +63,7 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
     # Read as Ray is imported: what it finds remarkable of itself is no matter of the user's.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        import maskweave.ray as engine
+        from maskweave.ray import connected, fill_table, gpus_of, kept_by
     except ImportError as error:
         raise MaskweaveError(f"--ray needs more: pip install 'maskweave[ray]' ({error})") from error
     from maskweave.call import MEMORY
@@ -71,7 +71,7 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
     from maskweave.reading import Reading
 
     manifest = cluster.manifest
-    resumed = asked.leave and engine.kept_by(manifest).exists()
+    resumed = asked.leave and kept_by(manifest).exists()
     known = _known(manifest, asked)
     rows = [
         _row(job, number, asked)
@@ -82,8 +82,8 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
     ]
     try:
         if rows:
-            with engine.cluster(cluster.address):
-                engine.fill_table(
+            with connected(cluster.address):
+                fill_table(
                     rows,
                     manifest,
                     jobs[0].outputs[0].parent,
@@ -94,7 +94,7 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
                     quality=asked.quality,
                     batch_size=asked.batch_size,
                     memory=asked.memory or MEMORY,
-                    num_gpus=engine.gpus_of(cluster.device),
+                    num_gpus=gpus_of(cluster.device),
                     overwrite=asked.replace,
                     **asdict(cluster.settings),
                 )
@@ -103,7 +103,13 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
 
 
 def _known(manifest: Path, asked: Asked) -> set[int]:
-    """Return of which fills a manifest tells that is there and may be, or remove it."""
+    """Return the fills that a manifest tells of, if it may be there; it is removed if it may not.
+
+    Raises
+    ------
+    MaskweaveError
+        If it is there, and is neither to be replaced nor to be gone on with.
+    """
     from maskweave.manifest import read_manifest
     from maskweave.ray import kept_by
 
@@ -116,7 +122,7 @@ def _known(manifest: Path, asked: Asked) -> set[int]:
         raise MaskweaveError(
             f"{manifest} exists; --overwrite replaces it, --skip-existing goes on with it"
         )
-    return {row.id for row in read_manifest(manifest)}
+    return {row.id for row in read_manifest(manifest) if row.status != "failed"}
 
 
 def _row(job: Job, number: int, asked: Asked) -> dict[str, Any]:
