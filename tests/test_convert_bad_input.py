@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
+import maskweave.convert.folder
 from maskweave.cli.main import app
 from maskweave.convert import safe_load
 
@@ -319,7 +320,19 @@ def test_a_flax_file_with_an_array_of_another_shape(
     assert "has left over decoder.GroupNorm_9.scale" in message
 
 
-# --- what is asked for
+# --- what is asked for, and where it goes
+
+
+def test_a_disk_that_fails_halfway_leaves_nothing(
+    shared: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(maskweave.convert.folder, "sha256", full)
+    message = refused("taming", shared / "golden" / FILES["taming"])
+    assert "cannot write" in message and "No space left on device" in message
+    assert list(refused.folder.iterdir()) == []
 
 
 def test_parts_of_different_codebooks_or_grids(shared: Path, refused: Refused) -> None:

@@ -57,9 +57,9 @@ def convert(
     family, tokenizer, transformer = _files(family, tokenizer, transformer, model)
     made = make(family, tokenizer, transformer, Options(heads, qkv_layout, image_size))
     refuse_existing((output / name for name in made.paths()), overwrite)
+    made.save(output)
     for note in made.notes:
         print(f"note: {note}", file=sys.stderr)
-    made.save(output)
     if made.family == "lab" and made.tokenizer and made.transformer:
         print(_check_on_photo(made.tokenizer, made.transformer), file=sys.stderr)  # type: ignore[arg-type]
     typer.echo(output)

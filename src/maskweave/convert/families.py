@@ -26,6 +26,9 @@ class Options(NamedTuple):
     """Codes of the tokenizer that is converted beside a transformer."""
 
 
+UNTOLD = Options()
+"""Nothing but what the files tell."""
+
 TokenizerReader = Callable[[Path, list[str]], ConvolutionalVQGAN]
 TransformerReader = Callable[[Path, list[str], Options], Transformer]
 

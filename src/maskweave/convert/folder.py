@@ -17,6 +17,7 @@ from torch import nn
 from maskweave.checkpoint import download, files_on_hub, is_hub_id, resolve, save_component
 from maskweave.convert.families import (
     FAMILIES,
+    UNTOLD,
     Family,
     Found,
     Options,
@@ -133,7 +134,7 @@ def convert(
     family: str,
     tokenizer: Path | None = None,
     transformer: Path | None = None,
-    options: Options = Options(),  # noqa: B008
+    options: Options = UNTOLD,
 ) -> Converted:
     """Make our components of the files of a family.
 
@@ -254,15 +255,16 @@ def is_ours(folder: Path) -> bool:
     return isinstance(config, dict) and bool({"architecture", "defaults"} & config.keys())
 
 
-def converted(folder: Path, found: Found, options: Options = Options()) -> Path:  # noqa: B008
+def converted(folder: Path, found: Found) -> Path:
     """Return where the files of a family are kept as a model or a component; convert them once."""
-    parts = [folder / part if part else None for part in found[1:]]
-    state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts if p]
-    made_of = json.dumps([VERSION, found.name, options, state])
+    first, second = (folder / part if part else None for part in found[1:])
+    parts = [part for part in (first, second) if part]
+    state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts]
+    made_of = json.dumps([VERSION, found.name, state])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     kept = user_cache() / CONVERTED / f"{found.name}-{digest}"
     if not kept.is_dir():
-        result = convert(found.name, *parts, options=options)
+        result = convert(found.name, first, second)
         result.save(kept)
         for note in [*result.notes, f"{folder}: of {found.name}, converted into {kept}"]:
             print(f"note: {note}", file=sys.stderr)
