@@ -197,8 +197,9 @@ def test_nothing_that_is_accepted_is_an_error(
     client: TestClient, image: bytes, mask: bytes
 ) -> None:
     wanted = request_for("/v1/fill", text(image), text(mask))
-    answer = client.post("/v1/fill", json=wanted, headers={"accept": "text/html"})
-    assert "image/png" in problem_of(answer, 406)
+    for accept in (b"text/html", b"image/png;q=0", "image/png;q=²".encode("latin-1")):
+        answer = client.post("/v1/fill", json=wanted, headers={"accept": accept})
+        assert "image/png" in problem_of(answer, 406)
 
 
 def test_options_of_masks_and_notes(client: TestClient, image: bytes, hole: Hole) -> None:
@@ -550,7 +551,7 @@ def test_pictures_that_are_none(client: TestClient, image: bytes, mask: bytes, p
         (b"text renamed .png", 400, "the image is not a readable image: unknown format"),
         (image[:60], 400, "the image"),
         (bomb, 413, "200x200 pixels, more than the 10000 allowed"),
-        (worse, 400, "exceeds limit"),
+        (worse, 413, "over a hundred million pixels, more than the 10000 allowed"),
     ):
         answer = client.post(path, json=request_for(path, text(broken), text(mask)))
         assert line in problem_of(answer, status)
@@ -589,6 +590,33 @@ def test_other_paths_and_methods_are_errors_in_json(client: TestClient) -> None:
     problem_of(client.get("/v1/nothing"), 404)
     problem_of(client.get("/v1/../../etc/passwd"), 404)
     problem_of(client.get("/v1/fill"), 405)
+
+
+def test_the_page_at_the_root_leaves_such_errors_to_the_routes(tiny_model: Path) -> None:
+    pytest.importorskip("gradio", reason="the extra web is not installed")
+    from maskweave.web.app import make_app
+
+    with TestClient(make_app(Service(str(tiny_model)), __version__)) as client:
+        for path in FILLING:
+            answer = client.get(path)
+            problem_of(answer, 405)
+            assert answer.headers["allow"] == "POST"
+        problem_of(client.put("/sdapi/v1/options"), 405)
+        problem_of(client.post("/health"), 405)
+        problem_of(client.post("/sdapi/v1/txt2img", json={}), 404)
+        assert client.get("/sdapi/v1/options").status_code == client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize("path", FILLING)
+def test_a_body_that_is_not_sent_as_json_is_told_so(
+    client: TestClient, image: bytes, mask: bytes, path: str
+) -> None:
+    body = json.dumps(request_for(path, text(image), text(mask)))
+    kind = {"content-type": "application/x-www-form-urlencoded"}  # curl's own
+    status = 415 if path == "/v1/fill" else 422
+    assert "application/json" in problem_of(client.post(path, content=body, headers=kind), status)
+    line = problem_of(client.post(path, json=[]), 422)
+    assert line == "the body is to be a JSON object, sent as application/json"
 
 
 async def sent_in(

@@ -60,7 +60,9 @@ def _invalid(_: Request, error: Exception) -> Response:
         if found["type"] == "json_invalid":  # its place is a number of characters
             return problem(400, "the body is no valid JSON")
         place = ".".join(str(each) for each in found["loc"] if each != "body")
-        lines.append(f"{place}: {found['msg']}" if place else found["msg"])
+        if not place:
+            return problem(422, "the body is to be a JSON object, sent as application/json")
+        lines.append(f"{place}: {found['msg']}")
     return problem(422, "; ".join(lines))
 
 

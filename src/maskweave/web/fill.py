@@ -232,7 +232,8 @@ def _accepted(accept: str, number: int) -> str:
     for each in filter(None, map(str.strip, (accept or "*/*").lower().split(","))):
         media, *parameters = (part.strip() for part in each.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        ranges.append((float(quality) if quality.replace(".", "", 1).isdigit() else 0, media))
+        known = quality.isascii() and quality.replace(".", "", 1).isdigit()
+        ranges.append((float(quality) if known else 0, media))
     kinds = {"application/json": "JSON", "application/*": "JSON"}
     if number == 1:
         kinds = {media: kind for kind, media in MEDIA.items()} | kinds

@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse
+from starlette.routing import Match
 
 from maskweave.web.automatic1111 import automatic1111_routes
 from maskweave.web.bodies import WholeBodies
@@ -24,6 +26,11 @@ SPARE = 1_000_000
 
 LARGEST_AT_ONCE = 4
 """How many of the largest requests may be in memory at once."""
+
+FAMILIES = ("/v1/{rest:path}", "/api/{rest:path}", "/sdapi/{rest:path}", "/health")
+"""Paths that are none of the page's."""
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 
 def make_routes(service: Service, version: str, local: bool = False) -> FastAPI:
@@ -61,6 +68,7 @@ def make_routes(service: Service, version: str, local: bool = False) -> FastAPI:
     app.include_router(fill_routes(service))
     app.include_router(iopaint_routes(service))
     app.include_router(automatic1111_routes(service))
+    _refuse_others(app)
     most_bytes = BYTES_PER_PIXEL * service.max_pixels + SPARE
     at_once = LARGEST_AT_ONCE * most_bytes
     app.add_middleware(WholeBodies, most_bytes=most_bytes, at_once=at_once)
@@ -74,3 +82,20 @@ def make_routes(service: Service, version: str, local: bool = False) -> FastAPI:
         expose_headers=["X-Seed", "Retry-After"],
     )
     return app
+
+
+def _refuse_others(app: FastAPI) -> None:
+    """Answer what no route does. The page at the root would do so in its own way."""
+    routes = list(app.routes)
+
+    def refuse(request: Request) -> NoReturn:
+        def answered(method: str) -> bool:
+            scope = dict(request.scope) | {"method": method}
+            return any(route.matches(scope)[0] is Match.FULL for route in routes)
+
+        if allowed := list(filter(answered, METHODS)):
+            raise HTTPException(405, headers={"Allow": ", ".join(allowed)})
+        raise HTTPException(404)
+
+    for path in FAMILIES:
+        app.add_route(path, refuse, list(METHODS), include_in_schema=False)

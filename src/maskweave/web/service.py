@@ -53,8 +53,8 @@ class BusyError(MaskweaveError):
 class SizeError(MaskweaveError):
     """A photo has more pixels than it may."""
 
-    def __init__(self, width: int, height: int, allowed: int) -> None:
-        super().__init__(f"the image has {width}x{height} pixels, more than the {allowed} allowed")
+    def __init__(self, size: str, allowed: int) -> None:
+        super().__init__(f"the image has {size} pixels, more than the {allowed} allowed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class Service:
     def check_size(self, width: int, height: int) -> None:
         """Raise SizeError if a photo has more pixels than it may."""
         if width * height > self.max_pixels:
-            raise SizeError(width, height, self.max_pixels)
+            raise SizeError(f"{width}x{height}", self.max_pixels)
 
     def decodes(self, model: str | None = None) -> bool:
         """Return whether a model has decode settings: classical methods have none."""
@@ -201,7 +201,7 @@ class Service:
             raise MaskweaveError(f"soften is from 0 to {SOFTEST} pixels, got {wanted.soften}")
         if (wanted.model or self.model) not in self.models:
             raise MaskweaveError(
-                f"unknown model {wanted.model!r:.60}: there are {', '.join(self.models)}"
+                f"unknown model {str(wanted.model)[:60]!r}: there are {', '.join(self.models)}"
             )
 
     def _leave(self, ticket: Ticket) -> None:

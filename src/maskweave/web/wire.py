@@ -19,7 +19,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.formats import FORMATS, WRITTEN
 from maskweave.images import Picture, decode_image
 from maskweave.masks import Mask, as_mask
-from maskweave.web.service import Service, Wanted
+from maskweave.web.service import Service, SizeError, Wanted
 from maskweave.web.ticket import CancelError, Filled
 from maskweave.writing import check_writable, write_picture
 
@@ -56,11 +56,16 @@ def received(content: bytes, name: str, service: Service) -> Received:
     MaskweaveError
         If it is no picture or too large; the message calls it ``name``.
     """
-    kind, size = "PNG", (0, 0)
+    kind, size, bomb = "PNG", (0, 0), False
     with warnings.catch_warnings(), suppress(Exception):  # which decode_image tells of
         warnings.simplefilter("ignore")  # Pillow warns of large images at a limit of its own
-        with Image.open(BytesIO(content), formats=FORMATS) as image:
-            kind, size = str(image.format).replace("MPO", "JPEG"), image.size
+        try:
+            with Image.open(BytesIO(content), formats=FORMATS) as image:
+                kind, size = str(image.format).replace("MPO", "JPEG"), image.size
+        except Image.DecompressionBombError:
+            bomb = True
+    if bomb:
+        raise SizeError("over a hundred million", service.max_pixels)
     service.check_size(*size)
     return Received(decode_image(BytesIO(content), name), kind, content)
 
