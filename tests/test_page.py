@@ -22,10 +22,10 @@ pytest.importorskip("gradio", reason="the extra web is not installed")
 from fastapi.testclient import TestClient
 
 from maskweave.web import views
-from maskweave.web.acts import bar, failure, noted
 from maskweave.web.app import make_app
 from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
+from maskweave.web.status import bar, failure, noted
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """What the page's controls do: from their values to a session and back."""
 
-import html
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from maskweave.web import views
 from maskweave.web.parts import Parts, brush
 from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
+from maskweave.web.status import bar, failure, line, noted
 from maskweave.web.ticket import Ticket
 
 POLL = 0.2
@@ -305,40 +305,16 @@ class Acts:
 
 
 def taken(file: str) -> bytes:
-    """Return what a visitor sent, of which no copy is left."""
-    content = Path(file).read_bytes()
-    Path(file).unlink()
+    """Return what a visitor sent, of which no copy is left.
+
+    Raises
+    ------
+    MaskweaveError
+        If it is gone: another visitor sent the same, which lies in the same place.
+    """
+    try:
+        content = Path(file).read_bytes()
+    except FileNotFoundError as error:
+        raise MaskweaveError("The file did not arrive: open it again.") from error
+    Path(file).unlink(missing_ok=True)
     return content
-
-
-def line(text: str) -> str:
-    """Return a line for the status."""
-    return f'<p role="status">{html.escape(text)}</p>'
-
-
-def noted(notes: Sequence[str]) -> str:
-    """Return notes for the status."""
-    texts = (f"{note[:1].upper()}{note[1:].rstrip('.')}." for note in notes)
-    return "".join(f'<p role="note">{html.escape(text)}</p>' for text in texts)
-
-
-def failure(error: MaskweaveError) -> str:
-    """Return an error for the status."""
-    text = " ".join(str(error).split())
-    return f'<p role="alert" class="error">{html.escape(text[:1].upper() + text[1:])}</p>'
-
-
-def bar(ticket: Ticket) -> str:
-    """Return a progress bar for the status, or how many fills come before."""
-    if ticket.place:
-        before = "1 fill comes" if ticket.place == 1 else f"{ticket.place} fills come"
-        return line(f"Waiting: {before} before yours.")
-    done = ticket.progress
-    if not done.steps:
-        return line("Starting ...")
-    windows = f"window {min(done.windows + 1, done.planned)} of {done.planned}, "
-    text = f"{windows if done.planned else ''}step {done.step} of {done.steps}"
-    return (
-        f'<progress max="1" value="{done.share:.3f}" aria-label="Progress"></progress>'
-        f"{line(text[:1].upper() + text[1:])}"
-    )
