@@ -3,6 +3,7 @@
 import base64
 import importlib.abc
 import io
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -114,6 +116,33 @@ def test_the_page_gives_no_files_and_fetches_none(tiny_model: Path) -> None:
             answer = client.get(f"/gradio_api/{path}")
             assert answer.status_code == 403
             assert answer.json()["detail"] == "nothing is fetched from other hosts"
+
+
+@pytest.mark.parametrize(
+    "path", ["photo.png", "http://localhost/x.png", "https://example.org/x.png"]
+)
+def test_the_page_takes_no_file_that_was_not_uploaded(
+    tiny_model: Path, tmp_path: Path, path: str
+) -> None:
+    Image.new("RGB", (7, 5)).save(tmp_path / "photo.png")
+    path = path if "//" in path else str(tmp_path / path)
+    service = Service(str(tiny_model))
+    with TestClient(make_app(service, "1"), base_url="http://localhost") as client:
+        acts = client.get("/config").json()["dependencies"]
+        names = {act["api_name"]: act["id"] for act in acts}
+
+        def act(name: str, *data: object) -> dict[str, Any]:
+            wanted = {"fn_index": names[name], "data": data, "session_hash": "visitor"}
+            assert client.post("/gradio_api/queue/join", json=wanted).status_code == 200
+            told = client.get("/gradio_api/queue/data", params={"session_hash": "visitor"}).text
+            said = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: ")]
+            return next(each for each in said if each["msg"] == "process_completed")
+
+        assert act("begin")["success"]
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        answer = act("open_photo", file)
+        assert not answer["success"]
+        assert re.search("not uploaded|nothing is fetched", answer["output"]["error"])
 
 
 @pytest.mark.slow

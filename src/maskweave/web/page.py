@@ -12,6 +12,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio looks
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio import processing_utils
 from gradio.themes import Default
 
 from maskweave.web.acts import Acts
@@ -74,6 +75,9 @@ def page(service: Service, version: str) -> gr.Blocks:
         with gr.Row(elem_id="desk"):
             parts = make_parts(service)
         wire(blocks, parts, Acts(service, version, parts, folder))
+    # Gradio would take any file of this machine, and any address, for a file that was uploaded.
+    blocks.has_launched = True
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     return blocks.queue(max_size=EVENTS)
 
 
@@ -118,6 +122,10 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
     saved = on(parts.save.click, acts.save, None, [parts.file, *status])
     on(saved.then, None, None, None, js=_fetch("fill-file"))
     on(parts.go_on.click, acts.go_on, None, drawn)
+
+
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    raise gr.Error("nothing is fetched from other hosts")
 
 
 def _own_folder() -> Path:
