@@ -1,8 +1,10 @@
 """The page without a browser: sessions, masks, downloads that can be repeated, and what is told."""
 
+import asyncio
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,13 @@ from maskweave.pipeline import InpaintPipeline
 from maskweave.recall import read_recipe
 
 pytest.importorskip("gradio", reason="the extra web is not installed")
+import gradio as gr
 from fastapi.testclient import TestClient
 
 from maskweave.web import views
+from maskweave.web.acts import Acts, Updates
 from maskweave.web.app import make_app
+from maskweave.web.parts import make_parts
 from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
 from maskweave.web.status import bar, failure, noted
@@ -227,8 +232,53 @@ def test_painting_goes_on_on_a_fill(session: Session, service: Service) -> None:
         session.go_on()
     result = filled(session, service, session.box(0, 0, 9, 9))
     session.chosen = 1
+    session.open(png(np.zeros((20, 30), np.uint8)), "another.png", service)
     assert not session.go_on().any()
-    assert session.picture is result.picture(1)
+    assert session.picture is result.picture(1) and session.name == "chelsea"
+
+
+def pressed(acts: Acts, visitor: Any) -> Iterator[Updates]:
+    """Press Fill on the page as it is at first."""
+    acts.begin(visitor)
+    session, hole = Session.sample(acts.folder)
+    painted = {"layers": [views.layer_of(hole, session.picture.shape[::-1])]}
+    decoding = [part.value for part in acts.parts.decoding().values()]
+    return acts.fill(visitor, painted, 1, acts.service.model, 0, 0, *decoding)
+
+
+@pytest.fixture
+def acts(service: Service, tmp_path: Path) -> Acts:
+    async def made() -> Acts:
+        with gr.Blocks():
+            return Acts(service, "1", make_parts(service), tmp_path)
+
+    return asyncio.run(made())  # as in mount_page
+
+
+def test_a_photo_opened_while_another_is_filled_does_not_name_the_fill(acts: Acts) -> None:
+    visitor: Any = SimpleNamespace(session_hash="visitor")
+    updates = pressed(acts, visitor)
+    next(updates)
+    session = acts.session(visitor)
+    session.open(png(np.zeros((20, 30), np.uint8)), "another.png", acts.service)
+    *_, last = updates
+    assert "1 fill in" in last[acts.parts.status]
+    assert session.latest().name == "chelsea" and session.name == "another"
+
+
+def test_after_a_fault_there_is_fill_again_not_cancel(
+    acts: Acts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(acts.service, "_fill", broken)
+    updates = pressed(acts, SimpleNamespace(session_hash="visitor"))
+    assert next(updates)[acts.parts.cancel].visible
+    last = next(each for each in updates if acts.parts.fill in each)
+    assert last[acts.parts.fill].visible and not last[acts.parts.cancel].visible
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(updates)
 
 
 def test_steps_and_uncertainty_are_pictures_of_the_hole(session: Session, service: Service) -> None:

@@ -176,7 +176,7 @@ class Acts:
         try:
             session = self.session(request)
             wanted = self._request(number, model, seed, soften, decoding)
-            hole, source = session.hole(painted), session.picture
+            hole, source, name = session.hole(painted), session.picture, session.name
             ticket, seeds = session.submit(hole, wanted, self.service)
             yield {status: bar(ticket)} | self._busy(True)
             while not ticket.future.done():
@@ -186,10 +186,13 @@ class Acts:
         except MaskweaveError as error:
             yield {status: failure(error)} | self._busy(False)
             return
+        except Exception:  # which Gradio tells of
+            yield {status: ""} | self._busy(False)
+            raise
         finally:
             if ticket is not None and not ticket.future.done():
                 ticket.cancel()
-        session.result = Result(source, hole, wanted, seeds, filled, session.name)
+        session.result = Result(source, hole, wanted, seeds, filled, name)
         session.chosen = 0
         seconds = time.perf_counter() - started
         fills = "1 fill" if len(seeds) == 1 else f"{len(seeds)} fills"

@@ -125,7 +125,7 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:
-    raise gr.Error("nothing is fetched from other hosts")
+    raise gr.Error("nothing is fetched from other hosts", print_exception=False)
 
 
 def _own_folder() -> Path:

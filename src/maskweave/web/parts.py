@@ -20,10 +20,10 @@ BRUSH = 18
 SOFTEST = 64
 """Pixels up to which the page offers to soften."""
 
-EMPTY = """<div id="empty"><p><strong>Press Fill</strong>: a mask is drawn already.</p>
-<p>Or open, drop or paste a photo of your own and brush over what should go.</p></div>"""
+EMPTY = """<div id="empty"><p><strong>Brush over what should go, then press Fill.</strong></p>
+<p>The cat has a stroke on it already. Or open, drop or paste a photo of your own.</p></div>"""
 
-PAINTS = [("sampled: several answers", "sampled"), ("expected: one answer", "expected")]
+PAINTS = [("sampled: several", "sampled"), ("expected: one", "expected")]
 
 BOX = ("Left", "Top", "Width", "Height")
 

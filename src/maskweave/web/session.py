@@ -233,7 +233,8 @@ class Session:
         MaskweaveError
             If there is none.
         """
-        self.picture = self.latest().picture(self.chosen)
+        result = self.latest()
+        self.picture, self.name = result.picture(self.chosen), result.name
         return np.zeros(self.picture.shape, dtype=bool)
 
     def latest(self) -> Result:
