@@ -183,9 +183,9 @@ def test_a_hub_id_is_downloaded_without_anything_that_could_be_unpickled(
     hub = types.SimpleNamespace(snapshot_download=snapshot_download)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     assert resolve("somebody/cats") == model
-    assert asked == {
-        "name": "somebody/cats", "allow_patterns": ["*.json", "*.safetensors", "*.md"]
-    }  # fmt: skip
+    graphs = ["graphs/*.xml", "graphs/*.bin", "graphs/*.onnx"]
+    patterns = ["*.json", "*.safetensors", "*.md", *graphs]
+    assert asked == {"name": "somebody/cats", "allow_patterns": patterns}
     assert isinstance(InpaintPipeline.from_pretrained("somebody/cats"), InpaintPipeline)
 
 

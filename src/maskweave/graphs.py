@@ -12,7 +12,6 @@ from typing import Annotated, Literal, Protocol, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -335,8 +334,10 @@ def _load(
             encoder = graph("encoder", torch.float32)
             paints = GraphTokenizer(tokenizer, codes, encoder, graph("decoder"))
             predicts = GraphTransformer(transformer, graph("transformer"), backend, dtype, digest)
-        # Each runtime raises errors of its own kind for files that it cannot read.
-        except (OSError, SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        except ModuleNotFoundError:
+            raise
+        # Each runtime raises errors of kinds of its own for files that it cannot read.
+        except Exception as error:
             reason = str(error).strip().partition("\n")[0]
             raise MaskweaveError(f"cannot read the graphs in {folder}: {reason}") from error
     return paints, predicts

@@ -150,6 +150,7 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
         If the only job fails.
     """
     from maskweave.call import MEMORY
+    from maskweave.pipeline import InpaintPipeline
     from maskweave.progress import progress
 
     alone = len(jobs) == 1
@@ -170,6 +171,9 @@ def do(jobs: Sequence[Job], pipeline: "Pipeline", settings: "DecodeSettings", as
                 if photo is None:
                     advance()
                 else:
+                    if isinstance(pipeline, InpaintPipeline):
+                        job.backend = pipeline.backend
+                        job.dtype = str(pipeline.dtype).removeprefix("torch.")
                     begun.append(job)
                     since.append(started)
                     yield photo

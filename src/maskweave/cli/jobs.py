@@ -25,6 +25,10 @@ class Job:
     """What this run has written of it."""
     seeds: list[int] = field(default_factory=list)
     """The seed of each fill."""
+    backend: str | None = None
+    """What computed the networks, if any did: with the dtype it decides the bytes of a fill."""
+    dtype: str | None = None
+    """Precision of the networks."""
     seconds: float | None = None
     """From reading to writing; images that are filled together share this time."""
     hole_share: float | None = None
