@@ -226,6 +226,9 @@ def test_shards_and_their_members(shards_of_photos: Path) -> None:
         shards(shards_of_photos / "photos-{000..002}.tar")
     with pytest.raises(MaskweaveError, match=r"z.png does not exist"):
         read_member(first / "z.png")
+    shard(shards_of_photos / "odd.tar", {"./a.png": b"a", "/b.png": b"b"})
+    odd = pairs(shards_of_photos / "odd.tar")
+    assert [read_member(image) for image, _ in odd] == [b"a", b"b"]
     shard(shards_of_photos / "twins.tar", {"a.png": b"", "a.jpg": b""})
     with pytest.raises(MaskweaveError, match="several images have the key a"):
         pairs(shards_of_photos / "twins.tar")

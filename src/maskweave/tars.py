@@ -116,7 +116,12 @@ def _members(shard: Path) -> dict[str, tuple[int, int]]:
     """Return first byte and length of every regular file in a shard, by its name."""
     try:
         with tarfile.open(shard, "r:") as archive:
-            return {m.name: (m.offset_data, m.size) for m in archive if m.isreg()}
+            return {
+                # Others call it ./0001.png, and a name from the root would lead out of the shard.
+                PurePosixPath(member.name.lstrip("/")).as_posix(): (member.offset_data, member.size)
+                for member in archive
+                if member.isreg()
+            }
     # The library raises whatever it stumbles over in a broken header.
     except Exception as error:
         raise MaskweaveError(f"{shard} is not a readable shard: {error}") from error
