@@ -213,7 +213,7 @@ def test_results_that_would_replace_each_other_are_refused(photos: Path, tiny_mo
         ({"--order": "spiral"}, "order is one of confidence, probability, random, halton"),
         ({"--paint": "blurred"}, "paint should be 'sampled' or 'expected'"),
         ({"--paint": "expected", "--num-samples": 2}, "there is one fill, not several"),
-        ({"--dtype": "int8"}, "dtype is float32, bfloat16 or float16"),
+        ({"--dtype": "int8"}, "dtype is auto, float32, bfloat16 or float16"),
         ({"--device": "abacus"}, "no device 'abacus'"),
     ],
 )
