@@ -45,7 +45,10 @@ def connected(address: str) -> Generator[None]:
     try:
         ray.init(address, **options)
     except Exception as error:  # of many kinds
-        raise MaskweaveError(f"no Ray cluster answers at {address}: {error}") from error
+        raise MaskweaveError(
+            f"no Ray cluster answers at {address}: {error}; one that asks for a token needs "
+            "RAY_AUTH_MODE=token"
+        ) from error
     logging.disable(logging.ERROR)  # Ray Data sets levels of its own whenever it starts
     try:
         yield
