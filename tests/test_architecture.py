@@ -11,7 +11,7 @@ ROOT = Path(maskweave.__file__).parent
 # never from a sibling.
 LAYERS = [
     {"errors", "progress", "png"},
-    {"backends", "files", "formats", "metadata"}
+    {"attention", "backends", "files", "formats", "metadata"}
     | {"seeds", "settings", "drawing", "guide", "models"},
     {"depth", "jpeg", "tones", "tars"},
     {"schedules", "orders", "holes", "images", "legacy"},

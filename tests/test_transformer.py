@@ -8,18 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from maskweave.attention import Attention, rotate, rotation_2d
 from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide
 from maskweave.holes import known_patches
 from maskweave.maskgit import DecodeSettings, corrupt, decode, masked_loss
-from maskweave.transformer import (
-    Attention,
-    BidirectionalTransformer,
-    SwiGLU,
-    TransformerConfig,
-    rotate,
-    rotation_2d,
-)
+from maskweave.transformer import BidirectionalTransformer, SwiGLU, TransformerConfig
 
 SMALL = TransformerConfig(codebook_size=20, grid=(3, 3), dim=16, depth=2, heads=4, mlp_dim=24)
 

@@ -13,7 +13,7 @@ from conftest import fill_arrays, tiny_guided, tiny_pipeline
 from maskweave.batches import paint_requests
 from maskweave.call import Photo
 from maskweave.errors import MaskweaveError
-from maskweave.guide import push_pull
+from maskweave.guide import interpolated
 from maskweave.holes import PHOTO_KINDS, draw_hole
 from maskweave.images import as_picture
 from maskweave.maskgit import DecodeSettings, Step
@@ -196,11 +196,11 @@ def test_a_batch_of_windows_with_and_without_a_coarser_level_is_painted_as_each_
     plain, guided = (
         states[-1].image
         for states in paint_requests(
-            pipeline.tokenizer, pipeline.transformer, QUICK, False, None, requests
+            pipeline.tokenizer, pipeline.transformer, QUICK, None, False, None, requests
         )
     )
     assert torch.equal(guided, torch.where(hole, guide, known))
-    assert torch.equal(plain, push_pull(known[None], hole[None])[0])
+    assert torch.equal(plain, interpolated(known[None], hole[None]).pixels[0])
 
 
 def test_painted_surroundings_are_shown_on_request_and_do_not_change_the_fill() -> None:

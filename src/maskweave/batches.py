@@ -1,6 +1,7 @@
 """Pieces of photos in batches of the model's size: what a walk asks for, painted by networks."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ def paint_requests(
     tokenizer: Tokenizer,
     transformer: Transformer,
     settings: DecodeSettings,
+    condition: Any,
     every_step: bool,
     on_step: Callable[[Step], None] | None,
     requests: Sequence[Request],
@@ -28,6 +30,8 @@ def paint_requests(
         A model; the batch is moved to its device.
     settings : DecodeSettings
         How tokens are decoded and painted.
+    condition
+        From ``transformer.condition``: what the photos show.
     every_step : bool
         Paint after each step, not only after the last.
     on_step : callable, optional
@@ -53,7 +57,10 @@ def paint_requests(
                 guide.finer[row] = True
     paintings: list[list[Painting]] = [[] for _ in requests]
     for step, images in fill_batch(
-        tokenizer, transformer, known, hole, seeds, settings, guide=guide, every_step=every_step
+        *(tokenizer, transformer, known, hole, seeds, settings),
+        guide=guide,
+        condition=condition,
+        every_step=every_step,
     ):
         if on_step is not None:
             on_step(step)

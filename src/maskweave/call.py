@@ -116,6 +116,9 @@ class Pipeline(ABC):
         *,
         num_inference_steps: int | None = None,
         temperature: float | None = None,
+        label: int | str | None = None,
+        prompt: str | None = None,
+        guidance_scale: float | None = None,
         num_images_per_prompt: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         threshold: int = 128,
@@ -142,6 +145,12 @@ class Pipeline(ABC):
             T; the model's default otherwise, as for the other decode settings.
         temperature : float, optional
             Scale of the noise in the order of decoding.
+        label : int or str, optional
+            What the images show, as a number or a name of the model's labels.
+        prompt : str, optional
+            What they show, in words, for a model that reads them.
+        guidance_scale : float, optional
+            How much more than the model itself the label or the prompt decides; 1 is none.
         num_images_per_prompt : int
             Different fills of each image.
         generator : torch.Generator or a list with one for each image or for each fill
@@ -182,7 +191,13 @@ class Pipeline(ABC):
             )
         if output_type not in ("pil", "np", "pt"):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
-        named = {"steps": num_inference_steps, "temperature": temperature}
+        named = {
+            "steps": num_inference_steps,
+            "temperature": temperature,
+            "label": label,
+            "prompt": prompt,
+            "guidance_scale": guidance_scale,
+        }
         resolved = self.settings(**named | settings)
         pairs = _pairs(image, mask_image, threshold, grow)
         for picture, _ in pairs:

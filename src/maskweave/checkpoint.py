@@ -34,6 +34,9 @@ from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 GRAPHS = ("graphs/*.xml", "graphs/*.bin", "graphs/*.onnx")
 """Files of exported models, which hold graphs and weights and no code of Python."""
 
+ADDED = ("classes", "class_names")
+"""Fields of configs that came after models whose identity is written down in their runs."""
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 Config = TypeVar("Config")
@@ -206,11 +209,14 @@ def identity(*modules: nn.Module) -> str:
     """Return the SHA-256 of all that decides what networks compute.
 
     These are the config, where there is one, and the names and values of the weights, in float32.
+    What later versions can add to a model counts only where it is there.
     """
     digest = hashlib.sha256()
     for module in modules:
         if (config := getattr(module, "config", None)) is not None:
-            digest.update(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+            fields = dataclasses.asdict(config)
+            told = {name: fields[name] for name in fields if fields[name] or name not in ADDED}
+            digest.update(json.dumps(told, sort_keys=True).encode())
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()

@@ -3,8 +3,10 @@
 This file knows no geometry: images of any size become such batches in ``batches``.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -36,6 +38,7 @@ def fill_batch(
     settings: DecodeSettings,
     *,
     guide: Guide | None = None,
+    condition: Any = None,
     every_step: bool = False,
 ) -> Iterator[Fill]:
     """Fill holes of images of the model's size; yield after each step of decoding.
@@ -56,6 +59,8 @@ def fill_batch(
         How tokens are decoded and painted.
     guide : Guide, optional
         What a guided model starts from; by default the known pixels are interpolated.
+    condition : optional
+        From ``transformer.condition``: what the images show.
     every_step : bool
         Paint after every step, not only after the last.
 
@@ -68,11 +73,13 @@ def fill_batch(
     if guide is None and (tokenizer.guided or transformer.config.guided):
         guide = interpolated(known, hole)
     if settings.paint == "expected":
-        step, codes = expected_codes(tokenizer, transformer, known, hole, guide)
+        parts = (tokenizer, transformer, known, hole, guide, condition, settings)
+        step, codes = expected_codes(*parts)
         yield Fill(step, _paint(tokenizer, transformer, codes, known, hole, guide))
         return
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    for step in decode_tokens(tokenizer, transformer, known, hole, generators, settings, guide):
+    parts = (tokenizer, transformer, known, hole, generators, settings, guide, condition)
+    for step in decode_tokens(*parts):
         last = step.number + 1 == settings.last_step or not step.masked.any()
         images = None
         if last or every_step:
@@ -89,13 +96,14 @@ def decode_tokens(
     generators: Sequence[torch.Generator],
     settings: DecodeSettings,
     guide: Guide | None = None,
+    condition: Any = None,
 ) -> Iterator[Step]:
     """Yield the steps of decoding the tokens under the holes, as ``maskgit.decode`` does.
 
     ``known`` is 0 in the hole; each image draws from its generator, which is on the CPU.
     """
     return decode(
-        predictor(tokenizer, transformer, known, hole, guide),
+        predictor(tokenizer, transformer, known, hole, guide, condition, settings),
         _encode(tokenizer, known),
         token_mask(hole, tokenizer.patch_size),
         settings,
@@ -114,9 +122,11 @@ def fill_tokens(
     generators: Sequence[torch.Generator],
     settings: DecodeSettings,
     guide: Guide | None = None,
+    condition: Any = None,
 ) -> Int[Tensor, "batch length"]:
     """Return the tokens after the last step of ``decode_tokens``."""
-    *_, last = decode_tokens(tokenizer, transformer, known, hole, generators, settings, guide)
+    parts = (tokenizer, transformer, known, hole, generators, settings, guide, condition)
+    *_, last = decode_tokens(*parts)
     return last.tokens
 
 
@@ -128,6 +138,8 @@ def expected_codes(
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     guide: Guide | None = None,
+    condition: Any = None,
+    settings: DecodeSettings | None = None,
 ) -> tuple[Step, Float[Tensor, "batch length codebook_dim"]]:
     """Return the mean code of every token under the holes, and the likeliest tokens.
 
@@ -143,7 +155,8 @@ def expected_codes(
     tokens = _encode(tokenizer, known)
     codes = tokenizer.codes[tokens]  # (B, N, D)
     shown = tokens.masked_fill(masked, transformer.config.mask_token)
-    predict = predictor(tokenizer, transformer, known, hole, guide)
+    once = replace(settings or DecodeSettings(), steps=1, stop_after=None)
+    predict = predictor(tokenizer, transformer, known, hole, guide, condition, once)
     logits = predict(shown, masked, 0.0)[:, : tokenizer.codebook_size].float()  # (M, K)
     if not are_sound(logits):
         raise MaskweaveError(BROKEN)
@@ -168,14 +181,47 @@ def predictor(
     known: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],
     guide: Guide | None = None,
+    condition: Any = None,
+    settings: DecodeSettings | None = None,
 ) -> Predict:
-    """Return the transformer as ``maskgit.decode`` takes it, beside the known pixels it sees."""
+    """Return the transformer as ``maskgit.decode`` takes it, beside what it is told.
+
+    That is the known pixels and, if given, a condition, by which it is guided as settings say:
+    without settings not at all.
+    """
     guide = (guide or interpolated(known, hole)) if transformer.config.guided else None
     patches = known_patches(known, hole, tokenizer.patch_size, guide)
     patches = patches.to(transformer.dtype)
 
-    def predict(tokens: Tensor, wanted: Tensor, _progress: float) -> Tensor:
-        return transformer(tokens, wanted, patches)
+    def told(what: Any) -> Predict:
+        return lambda tokens, wanted, _progress: transformer(tokens, wanted, patches, what)
+
+    if condition is None or settings is None or settings.guidance_scale == 1:
+        return told(condition)
+    return guided(told(condition), told(None), partial(guidance, settings))
+
+
+def guidance(settings: DecodeSettings, progress: float) -> float:
+    """Return the guidance scale of a step that begins at some progress in [0, 1).
+
+    A rising one is first near 1 and ``settings.guidance_scale`` in the last step: early tokens may
+    be any, later ones fit what is told (Muse, Chang et al. 2023, section 2.7).
+    """
+    if settings.guidance_schedule == "constant":
+        return settings.guidance_scale
+    return 1 + (settings.guidance_scale - 1) * (progress + 1 / settings.steps)
+
+
+# Ho and Salimans 2022, eq. 6, as a sum of null + scale * (conditioned - null); Muse, section 2.7
+def guided(conditioned: Predict, null: Predict, scale: Callable[[float], float]) -> Predict:
+    """Return what goes further than one prediction from another, by a scale over the progress."""
+
+    def predict(tokens: Tensor, wanted: Tensor, progress: float) -> Tensor:
+        with_it = conditioned(tokens, wanted, progress).float()
+        without = null(tokens, wanted, progress).float()
+        further = without + scale(progress) * (with_it - without)
+        # Of codes that are banned by -inf there is no difference.
+        return torch.where(with_it == without, without, further)
 
     return predict
 

@@ -220,6 +220,7 @@ class GraphTransformer(Transformer):
         tokens: Int[Tensor, "batch length"],
         masked: Bool[Tensor, "batch length"] | None = None,
         known: Float[Tensor, "batch length numbers"] | None = None,
+        condition: None = None,
     ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
         """Predict tokens, as every ``Transformer`` does."""
         everywhere = torch.ones_like(tokens, dtype=torch.bool)
@@ -232,6 +233,7 @@ class GraphTransformer(Transformer):
         tokens: Int[Tensor, "batch length"],
         known: Float[Tensor, "batch length numbers"] | None = None,
         blocks: int | None = None,
+        condition: None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Return the states that a probe reads, after ``domain.BLOCKS`` blocks: no others."""
         if blocks != BLOCKS:

@@ -17,7 +17,7 @@ from torch import Tensor
 from maskweave.errors import MaskweaveError
 from maskweave.orders import ORDERS, Prediction
 from maskweave.schedules import Schedule, masked_after, named
-from maskweave.settings import Positive, Weight, settings
+from maskweave.settings import Natural, Positive, Weight, settings
 
 Predict = Callable[
     [Int[Tensor, "batch length"], Bool[Tensor, "batch length"], float],
@@ -33,6 +33,12 @@ MOST_STEPS = 10_000
 
 HOTTEST = 1_000_000
 """Largest temperature: nothing but noise is left, and it is still finite."""
+
+LONGEST_PROMPT = 10_000
+"""Letters of a prompt."""
+
+MOST_GUIDANCE = 1_000
+"""Largest guidance scale: the likeliest tokens of far less are those of any."""
 
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
@@ -93,6 +99,15 @@ class DecodeSettings:
     paint: Paint = "sampled"
     """What the decoder paints from: with ``expected`` nothing is sampled, so that there is one
     answer, in one pass."""
+    label: Natural | None = None
+    """What the image shows, as a number of the model's; None tells it nothing."""
+    prompt: Annotated[str, Field(max_length=LONGEST_PROMPT)] | None = None
+    """What the image shows, in words, for a model that reads them."""
+    guidance_scale: Annotated[float, Field(ge=0, le=MOST_GUIDANCE)] = 1.0
+    """How much more than the model itself a label or a prompt decides, from 0, nothing, to
+    ``MOST_GUIDANCE`` (classifier-free guidance); 1 leaves it to the model, in half the time."""
+    guidance_schedule: Literal["rising", "constant"] = "rising"
+    """Whether the scale rises from 1 to its value with the steps, or has it in all of them."""
 
     def __post_init__(self) -> None:
         """Refuse unknown names and a stop after the last step."""
@@ -212,7 +227,7 @@ def decode(
     masked : Tensor
         The tokens to fill.
     settings : DecodeSettings
-        All but its ``paint``.
+        All but its ``paint``, and what is told to ``predict`` or guides it.
     grid : (int, int)
         Rows and columns of the tokens.
     codebook_size : int

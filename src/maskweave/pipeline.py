@@ -214,16 +214,32 @@ class InpaintPipeline(Pipeline):
     def settings(self, **overrides: Any) -> DecodeSettings:
         """Return the model's defaults with those overrides that are not None.
 
+        A label may also be given as one of the model's names for them.
+
         Raises
         ------
         MaskweaveError
-            If a setting is unknown or out of range.
+            If a setting is unknown or out of range, or the model takes no label or no prompt.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         unknown = given.keys() - {field.name for field in dataclasses.fields(DecodeSettings)}
         if unknown:
             raise MaskweaveError(f"unknown decode settings {', '.join(sorted(unknown))}")
-        return dataclasses.replace(self.defaults, **given)
+        if isinstance(label := given.get("label"), str):
+            given["label"] = self._label(label)
+        settings = dataclasses.replace(self.defaults, **given)
+        self.transformer.condition(settings.label, settings.prompt)
+        return settings
+
+    def _label(self, given: str) -> int:
+        """Return the number of a label that is given by its name or as digits."""
+        names = self.transformer.class_names
+        if given in names:
+            return names.index(given)
+        if given.isascii() and given.isdigit():
+            return int(given)
+        there = f"there are {', '.join(names)}"[:200] if names else "its labels are numbers"
+        raise MaskweaveError(f"unknown label {given!r:.60}: {there}")
 
     @torch.inference_mode()
     def fill(
@@ -260,9 +276,9 @@ class InpaintPipeline(Pipeline):
                     on_note(place, note)
                 yield from ((filling, plan.walk(filling)) for filling in each)
 
-        paint = partial(
-            paint_requests, self.tokenizer, self.transformer, settings, every_step, on_step
-        )
+        condition = self.transformer.condition(settings.label, settings.prompt)
+        parts = (self.tokenizer, self.transformer, settings, condition)
+        paint = partial(paint_requests, *parts, every_step, on_step)
         most_pixels = memory * 1_000_000 // (BYTES + 4 * (shown - 1))
         left: Counter[int] = Counter()
         for count, finished in drive(fillings(), paint, batch_size, most_pixels):

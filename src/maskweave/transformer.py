@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor, nn
 
+from maskweave.attention import Attention, rotation_2d
 from maskweave.errors import MaskweaveError
 from maskweave.settings import Blocks, settings
 
@@ -59,6 +60,11 @@ class TransformerConfig:
     paper."""
     guided: bool = False
     """See a guide's pixels under the hole beside the known ones; ``patch_size`` is then not 0."""
+    classes: Annotated[int, Field(ge=0, le=2**20)] = 0
+    """Labels that an image may have, each with an embedding that is added to every token, as is one
+    more for images without a label (Ho and Salimans 2022); 0 takes no labels."""
+    class_names: tuple[str, ...] = ()
+    """Names of the labels in their order, where they have any."""
     architecture: Literal["bidirectional_transformer"] = "bidirectional_transformer"
     """Tells components apart on disk."""
 
@@ -68,6 +74,8 @@ class TransformerConfig:
             raise MaskweaveError(f"a grid has at most 2**20 tokens, got {self.grid}")
         if self.guided and not self.patch_size:
             raise MaskweaveError("a guided transformer sees pixels: patch_size must not be 0")
+        if self.class_names and len(self.class_names) != self.classes:
+            raise MaskweaveError(f"{len(self.class_names)} class_names for {self.classes} classes")
         if self.dim % self.heads:
             raise MaskweaveError(f"dim {self.dim} is not a multiple of heads {self.heads}")
         if self.rotary and self.dim // self.heads % 4:
@@ -82,85 +90,6 @@ class TransformerConfig:
     def mask_token(self) -> int:
         """The token that stands for an unknown one."""
         return self.codebook_size
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017, section 3.2)."""
-
-    def __init__(self, dim: int, heads: int, dropout: float, qk_norm: bool = False) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dropout = dropout
-        self.query = nn.Linear(dim, dim)  # W^Q of all heads, side by side
-        self.key = nn.Linear(dim, dim)  # W^K
-        self.value = nn.Linear(dim, dim)  # W^V
-        self.output = nn.Linear(dim, dim)  # W^O
-        self.query_norm = nn.RMSNorm(dim // heads) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(dim // heads) if qk_norm else nn.Identity()
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch length dim"],
-        rotation: Float[Tensor, "2 length half"] | None = None,
-    ) -> Float[Tensor, "batch length dim"]:
-        """Return softmax(Q K^T / sqrt(d)) V, head by head, mixed by W^O."""
-        query, key, value = (
-            linear(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-            for linear in (self.query, self.key, self.value)
-        )
-        with torch.autocast(x.device.type, enabled=False):  # it leaves norms and angles to us
-            query = _turned(self.query_norm, query, rotation).to(value.dtype)
-            key = _turned(self.key_norm, key, rotation).to(value.dtype)
-        mixed = _attend(query, key, value, self.dropout if self.training else 0.0)
-        return self.output(mixed.transpose(1, 2).flatten(2))  # (B, N, dim)
-
-
-def _attend(
-    query: Float[Tensor, "batch heads length size"],
-    key: Float[Tensor, "batch heads length size"],
-    value: Float[Tensor, "batch heads length size"],
-    dropout: float,
-) -> Float[Tensor, "batch heads length size"]:
-    """Return softmax(Q K^T / sqrt(d)) V (Vaswani et al. 2017, eq. 1)."""
-    # The fused kernel's gradients are slow there: a step of training takes a fifth longer.
-    if query.requires_grad and query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(2, 3)
-        return F.dropout(scores.softmax(-1), dropout) @ value
-    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-
-
-def _turned(
-    norm: nn.Module, x: Float[Tensor, "batch heads length width"], rotation: Tensor | None
-) -> Float[Tensor, "batch heads length width"]:
-    """Normalise queries or keys in their norm's precision and turn them in float32."""
-    if isinstance(norm, nn.RMSNorm):
-        x = norm(x.to(norm.weight.dtype))
-    return x if rotation is None else rotate(x.float(), rotation)
-
-
-# Su et al. 2021, section 3.2.2, with half of the pairs for rows and half for columns
-def rotation_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "2 length half"]:
-    """Return cosine and sine of the angles by which each pair of a head's numbers is turned.
-
-    ``grid`` has the rows and columns of tokens; ``width`` is a head's, a multiple of 4.
-    """
-    rows, columns = (torch.arange(side, device="cpu")[:, None] for side in grid)
-    frequencies = 100.0 ** -(
-        torch.arange(width // 4, device="cpu") / (width // 4)
-    )  # grids are short
-    by_row = (rows * frequencies).repeat_interleave(grid[1], dim=0)  # (N, d / 4)
-    by_column = (columns * frequencies).repeat(grid[0], 1)
-    turned = torch.cat([by_row, by_column], dim=1)  # (N, d / 2)
-    return torch.stack([turned.cos(), turned.sin()])
-
-
-def rotate(
-    x: Float[Tensor, "batch heads length width"], rotation: Float[Tensor, "2 length half"]
-) -> Float[Tensor, "batch heads length width"]:
-    """Turn the pairs (x_i, x_{i + d/2}): products of turned vectors see relative positions only."""
-    cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)
 
 
 class SwiGLU(nn.Module):
@@ -235,6 +164,7 @@ class Transformer(nn.Module, ABC):
         tokens: Int[Tensor, "batch length"],
         masked: Bool[Tensor, "batch length"] | None = None,
         known: Float[Tensor, "batch length numbers"] | None = None,
+        condition: Any = None,
     ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
         """Predict tokens.
 
@@ -246,6 +176,9 @@ class Transformer(nn.Module, ABC):
             Return logits at these positions only, row by row, and spare the rest of the work.
         known : Tensor, optional
             From ``holes.known_patches``; read only if the config has a ``patch_size``.
+        condition : optional
+            From ``condition``: what the images show, alike for all of them or, with a leading axis
+            of the batch, of each. None is the null condition: nothing is told.
 
         Raises
         ------
@@ -259,13 +192,33 @@ class Transformer(nn.Module, ABC):
         tokens: Int[Tensor, "batch length"],
         known: Float[Tensor, "batch length numbers"] | None = None,
         blocks: int | None = None,
+        condition: Any = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Return the hidden states after so many blocks, by default after all, as ``forward``."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels in their order, where they have any."""
+        return ()
+
+    def condition(self, label: int | None, prompt: str | None) -> Any:
+        """Return what ``forward`` takes for a label or a prompt; None where neither is given.
+
+        Raises
+        ------
+        MaskweaveError
+            If the transformer takes no such thing or the label is out of range.
+        """
+        for name, given in (("label", label), ("prompt", prompt)):
+            if given is not None:
+                raise MaskweaveError(f"this model takes no {name}")
+        return None
 
 
 class BidirectionalTransformer(Transformer):
     """Logits over the codes for the tokens of an image, each seeing all others."""
 
+    config: TransformerConfig
     rotation: Tensor | None
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -276,6 +229,8 @@ class BidirectionalTransformer(Transformer):
         if config.patch_size:
             planes = 5 if config.guided else 4
             self.patch_embedding = nn.Linear(planes * config.patch_size**2, config.dim)
+        if config.classes:
+            self.class_embedding = nn.Embedding(config.classes + 1, config.dim)  # one: the null
         self.embedding_norm = nn.LayerNorm(config.dim, eps=1e-12)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
@@ -298,9 +253,10 @@ class BidirectionalTransformer(Transformer):
         tokens: Int[Tensor, "batch length"],
         masked: Bool[Tensor, "batch length"] | None = None,
         known: Float[Tensor, "batch length numbers"] | None = None,
+        condition: Int[Tensor, "labels"] | None = None,
     ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
         """Predict tokens, as every ``Transformer`` does."""
-        x = self.states(tokens, known)
+        x = self.states(tokens, known, condition=condition)
         bias = self.bias
         if masked is not None:
             x, bias = x[masked], bias[masked.nonzero()[:, 1]]
@@ -317,9 +273,13 @@ class BidirectionalTransformer(Transformer):
         tokens: Int[Tensor, "batch length"],
         known: Float[Tensor, "batch length numbers"] | None = None,
         blocks: int | None = None,
+        condition: Int[Tensor, "labels"] | None = None,
     ) -> Float[Tensor, "batch length dim"]:
         """Return the hidden states after so many blocks, by default after all, as ``forward``."""
         x = self.token_embedding(tokens) + self.position_embedding
+        if self.config.classes:
+            null = torch.full((1,), self.config.classes, device=x.device)
+            x = x + self.class_embedding(null if condition is None else condition)[:, None]
         if self.config.patch_size:
             if known is None:
                 raise MaskweaveError("this transformer needs the known pixels beside the tokens")
@@ -328,6 +288,21 @@ class BidirectionalTransformer(Transformer):
         for block in self.blocks[:blocks]:
             x = block(x, self.rotation)
         return x
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the labels in their order, where they have any."""
+        return self.config.class_names
+
+    def condition(self, label: int | None, prompt: str | None) -> Int[Tensor, "1"] | None:
+        """Return the label as ``forward`` takes it."""
+        classes = self.config.classes
+        if label is None or not classes:
+            return super().condition(label, prompt)
+        if label >= classes:
+            raise MaskweaveError(f"label {label} is not in 0 to {classes - 1}")
+        super().condition(None, prompt)
+        return torch.tensor([label], device=self.device)
 
     @property
     def dtype(self) -> torch.dtype:

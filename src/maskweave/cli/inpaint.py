@@ -73,6 +73,17 @@ TokenTemperature = Annotated[
     typer.Option(help="Tokens are sampled at this temperature; 0 takes the likeliest."),
 ]
 StopAfter = Annotated[int | None, typer.Option(help="Run only t of the T steps.")]
+Label = Annotated[
+    str | None,
+    typer.Option(help="What the image shows: a name or a number of the model's labels."),
+]
+Prompt = Annotated[
+    str | None, typer.Option(help="What the image shows, in words, for models of text.")
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="How much more than the model itself --label or --prompt decide; 1 is none."),
+]
 Samples = Annotated[int, typer.Option(min=1, help="Different fills of each image.")]
 Threshold = Annotated[
     int, typer.Option(min=1, max=255, help="What counts as white in a mask, of 255.")
@@ -150,6 +161,9 @@ def inpaint(
     temperature: Temperature = None,
     token_temperature: TokenTemperature = None,
     stop_after: StopAfter = None,
+    label: Label = None,
+    prompt: Prompt = None,
+    guidance: Guidance = None,
     num_samples: Samples = 1,
     seed: Seed = 0,
     invert_mask: InvertMask = False,
@@ -213,6 +227,9 @@ def inpaint(
                 temperature=temperature,
                 token_temperature=token_temperature,
                 stop_after=stop_after,
+                label=label,
+                prompt=prompt,
+                guidance_scale=guidance,
             )
             if save_steps:
                 name_steps(jobs, settings.last_step)

@@ -27,7 +27,10 @@ from maskweave.web.wire import (
     written,
 )
 
-DECODING = ("steps", "schedule", "order", "paint", "temperature", "token_temperature", "stop_after")
+DECODING = (
+    *("steps", "schedule", "order", "paint", "temperature", "token_temperature", "stop_after"),
+    *("label", "prompt", "guidance_scale"),
+)
 """Fields of a request that are decode settings."""
 
 HIGHEST_SEED = 2**63 - 1
@@ -55,6 +58,13 @@ class Options(BaseModel):
     temperature: float | None = Field(None, description="Scale of the noise in the order.")
     token_temperature: float | None = Field(None, description="At which tokens are sampled.")
     stop_after: int | None = Field(None, description="Run only so many of the steps.")
+    label: int | str | None = Field(
+        None, description="What the image shows: a number or a name of the model's labels."
+    )
+    prompt: str | None = Field(None, description="What the image shows, for models of text.")
+    guidance_scale: float | None = Field(
+        None, description="How much more than the model itself label or prompt decide."
+    )
     invert_mask: bool = Field(False, description="Black is the hole.")
     threshold: int = Field(WHITE, description="What counts as white in a mask, of 255.")
     grow: int = Field(0, description="Pixels by which the hole is widened.")
