@@ -232,9 +232,19 @@ def test_painting_goes_on_on_a_fill(session: Session, service: Service) -> None:
         session.go_on()
     result = filled(session, service, session.box(0, 0, 9, 9))
     session.chosen = 1
-    session.open(png(np.zeros((20, 30), np.uint8)), "another.png", service)
     assert not session.go_on().any()
     assert session.picture is result.picture(1) and session.name == "chelsea"
+
+
+def test_fills_go_when_another_photo_is_opened(session: Session, service: Service) -> None:
+    filled(session, service, session.box(0, 0, 9, 9))
+    with pytest.raises(MaskweaveError, match="not a readable image"):
+        session.open(b"words", "words.png", service)
+    assert session.result is not None
+    session.open(png(np.zeros((20, 30), np.uint8)), "another.png", service)
+    for act in (session.go_on, lambda: session.download("1")):
+        with pytest.raises(MaskweaveError, match="no fill yet"):
+            act()
 
 
 def pressed(acts: Acts, visitor: Any) -> Iterator[Updates]:
@@ -255,15 +265,29 @@ def acts(service: Service, tmp_path: Path) -> Acts:
     return asyncio.run(made())  # as in mount_page
 
 
-def test_a_photo_opened_while_another_is_filled_does_not_name_the_fill(acts: Acts) -> None:
+def test_a_photo_opened_while_another_is_filled_takes_the_fill_away(
+    acts: Acts, tmp_path: Path
+) -> None:
     visitor: Any = SimpleNamespace(session_hash="visitor")
     updates = pressed(acts, visitor)
     next(updates)
-    session = acts.session(visitor)
-    session.open(png(np.zeros((20, 30), np.uint8)), "another.png", acts.service)
+    file = tmp_path / "another.png"
+    file.write_bytes(png(np.zeros((20, 30), np.uint8)))
+    shown = acts.open_photo(visitor, str(file))
+    assert shown[acts.parts.empty].visible and not shown[acts.parts.results].visible
     *_, last = updates
-    assert "1 fill in" in last[acts.parts.status]
-    assert session.latest().name == "chelsea" and session.name == "another"
+    assert "The fill was cancelled" in last[acts.parts.status]
+    assert acts.session(visitor).result is None
+
+
+def test_a_file_that_cannot_be_written_leaves_none_to_fetch(acts: Acts) -> None:
+    visitor: Any = SimpleNamespace(session_hash="visitor")
+    acts.begin(visitor)
+    session, hole = Session.sample(acts.folder)
+    layers = [views.layer_of(hole, session.picture.shape[::-1])]
+    assert acts.save_mask(visitor, {"layers": layers})[acts.parts.file].name == "chelsea-mask.png"
+    for told in (acts.save_mask(visitor, {"layers": []}), acts.save(visitor)):
+        assert told[acts.parts.file] is None and "alert" in told[acts.parts.status]
 
 
 def test_after_a_fault_there_is_fill_again_not_cancel(
@@ -302,6 +326,8 @@ def test_progress_and_errors_are_told_in_words(session: Session, service: Servic
     ticket.place = 2
     assert "2 fills come before yours" in bar(ticket)
     assert "&lt;b&gt;" in failure(MaskweaveError("<b>"))
+    assert ">Too large<" in failure(MaskweaveError("too  large"))
+    assert ">cat.png is" in failure(MaskweaveError("cat.png is no image"))
 
 
 def test_every_control_has_a_label_and_no_other_host_is_named(service: Service) -> None:

@@ -536,6 +536,15 @@ def test_bodies_that_nobody_can_have_meant(
 
 
 @pytest.mark.parametrize("path", FILLING)
+def test_a_number_without_end_is_told_in_words_of_this_server(
+    client: TestClient, path: str
+) -> None:
+    body = b'{"image": "", "init_images": [""], "seed": ' + b"9" * 6000 + b"}"
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert "int" not in problem_of(answer, 400)
+
+
+@pytest.mark.parametrize("path", FILLING)
 @pytest.mark.parametrize("image", ["\ud800", "data:", "", "http://localhost/x.png", "file:///x"])
 def test_texts_that_are_no_image(client: TestClient, path: str, image: str) -> None:
     body = json.dumps(request_for(path, image, None))

@@ -20,7 +20,7 @@ from maskweave.web.parts import Parts, brush
 from maskweave.web.service import Service
 from maskweave.web.session import Request, Result, Session
 from maskweave.web.status import bar, failure, line, noted
-from maskweave.web.ticket import Ticket
+from maskweave.web.ticket import CancelError, Ticket
 
 POLL = 0.2
 """Seconds between two looks at how far a fill is."""
@@ -98,10 +98,14 @@ class Acts:
 
     @told
     def open_photo(self, request: gr.Request, file: str) -> Updates:
-        """Show another photo."""
+        """Show another photo, without the fills of the one before."""
         session = self.session(request)
         hole = session.open(taken(file), Path(file).name, self.service)
-        return self._photo(session, hole)
+        hidden = {
+            self.parts.empty: gr.HTML(visible=True),
+            self.parts.results: gr.Column(visible=False),
+        }
+        return self._photo(session, hole) | hidden
 
     @told
     def open_mask(self, request: gr.Request, file: str) -> Updates:
@@ -110,12 +114,14 @@ class Acts:
         hole, notes = session.opened_mask(taken(file), self.service)
         return self._editor(session, hole) | {self.parts.status: noted(notes)}
 
-    @told
     def save_mask(self, request: gr.Request, painted: dict[str, Any]) -> Updates:
         """Write the mask to a file that the browser then fetches."""
-        session = self.session(request)
-        file = session.download_mask(session.hole(painted))
-        return {self.parts.mask_file: gr.DownloadButton(value=file)}
+
+        def written() -> Path:
+            session = self.session(request)
+            return session.download_mask(session.hole(painted))
+
+        return self._file(written)
 
     @told
     def add_box(self, request: gr.Request, painted: Any, *box: float) -> Updates:
@@ -183,6 +189,8 @@ class Acts:
                 wait([ticket.future], POLL)
                 yield {status: bar(ticket)}
             filled = ticket.result()
+            if session.ticket is not ticket:  # there is another photo by now
+                raise CancelError
         except MaskweaveError as error:
             yield {status: failure(error)} | self._busy(False)
             return
@@ -222,11 +230,9 @@ class Acts:
         except MaskweaveError as error:
             yield {self.parts.status: failure(error)}
 
-    @told
     def save(self, request: gr.Request) -> Updates:
         """Write the fill to a file that the browser then fetches."""
-        file = self.session(request).download(self.version)
-        return {self.parts.file: gr.DownloadButton(value=file)}
+        return self._file(lambda: self.session(request).download(self.version))
 
     @told
     def go_on(self, request: gr.Request) -> Updates:
@@ -235,6 +241,13 @@ class Acts:
         hole = session.go_on()
         text = "This fill is now the photo: brush over what else should go."
         return self._photo(session, hole) | {self.parts.status: line(text)}
+
+    def _file(self, write: Callable[[], Path]) -> Updates:
+        """Hand on a file; none if it cannot be written, so that no earlier one is fetched again."""
+        try:
+            return {self.parts.file: write(), self.parts.status: ""}
+        except MaskweaveError as error:
+            return {self.parts.file: None, self.parts.status: failure(error)}
 
     def _busy(self, busy: bool) -> Updates:
         """Offer to cancel while a fill waits or runs, to fill while none does."""

@@ -123,6 +123,13 @@ def automatic1111_routes(service: Service) -> APIRouter:
         result = await filled(request, service, read)
         return await run_in_threadpool(_answer, asked, result, seeds, notes)
 
+    _tell(router, service)
+    return router
+
+
+def _tell(router: APIRouter, service: Service) -> None:
+    """Add what clients ask for at their start and while they wait."""
+
     @router.get("/sd-models")
     def sd_models() -> list[dict[str, Any]]:
         """List the models."""
@@ -181,7 +188,6 @@ def automatic1111_routes(service: Service) -> APIRouter:
 
     for name in NOTHING:
         router.add_api_route(f"/{name}", nothing, include_in_schema=False)
-    return router
 
 
 def _wanted(asked: Img2ImgRequest, service: Service, seeds: list[int], notes: list[str]) -> Wanted:

@@ -1,6 +1,7 @@
 """Maskweave's own routes: a photo and its mask in, fills out; and how the service is."""
 
 import dataclasses
+from json import JSONDecodeError
 from secrets import randbelow
 from typing import Annotated, Any, NamedTuple
 
@@ -13,8 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from maskweave.images import Picture
 from maskweave.masks import Mask
-from maskweave.recall import Recipe
-from maskweave.web.service import MOST_FILLS, Service, Wanted, seeds_of
+from maskweave.web.service import HIGHEST_SEED, MOST_FILLS, Service, Wanted, seeds_of
 from maskweave.web.ticket import Filled
 from maskweave.web.wire import (
     MEDIA,
@@ -32,8 +32,6 @@ DECODING = (
     *("label", "prompt", "guidance_scale"),
 )
 """Fields of a request that are decode settings."""
-
-HIGHEST_SEED = 2**63 - 1
 
 WHITE = 128
 """What counts as white in a mask, of 255, unless told otherwise."""
@@ -208,8 +206,10 @@ async def _read(request: Request) -> FillJson | FillForm:
                 )
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_input=False)) from error
-    except (ValueError, RecursionError) as error:
+    except (JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HTTPException(400, f"the body is no valid JSON: {error}") from error
+    except ValueError as error:  # of Python, which advises how to allow it
+        raise HTTPException(400, "a number has too many digits") from error
     raise HTTPException(415, "a request is application/json or multipart/form-data")
 
 
@@ -284,19 +284,9 @@ def _noted(asked: Options, made: _Made) -> list[Picture]:
     altered = asked.invert_mask or asked.grow or asked.threshold != WHITE
     if altered or not asked.keep_known:
         return _pictures(made)
-    recipe = Recipe(
-        model=made.result.model,
-        **made.result.made._asdict(),
-        seed=made.seed,
-        seeds=made.seeds,
-        fill=0,
-        decoding=dataclasses.asdict(made.result.settings),
-        soften=asked.soften,
-        version=made.version,
-    )
     return [
-        dataclasses.replace(recipe, fill=number).noted(picture)
-        for number, picture in enumerate(_pictures(made))
+        made.result.recipe(made.seed, made.seeds, fill, asked.soften, made.version).noted(picture)
+        for fill, picture in enumerate(_pictures(made))
     ]
 
 

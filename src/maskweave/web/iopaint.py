@@ -18,7 +18,7 @@ from maskweave.images import Picture
 from maskweave.maskgit import MOST_STEPS
 from maskweave.masks import as_mask, grown
 from maskweave.orders import ORDERS
-from maskweave.web.service import SOFTEST, Service, Wanted, seeds_of
+from maskweave.web.service import HIGHEST_SEED, SOFTEST, Service, Wanted, seeds_of
 from maskweave.web.wire import (
     MEDIA,
     Received,
@@ -48,7 +48,7 @@ class InpaintRequest(BaseModel):
     mask: str | None = Field(
         None, description="The mask, of the photo's size: more than 127 is the hole."
     )
-    sd_seed: Annotated[int, Field(ge=-1, lt=2**63)] = Field(42, description="-1 draws one.")
+    sd_seed: Annotated[int, Field(ge=-1, le=HIGHEST_SEED)] = Field(42, description="-1 draws one.")
     sd_steps: Annotated[int, Field(ge=1)] | None = Field(
         None, description="Decoding steps T; the model's own if it is missing."
     )
@@ -100,6 +100,19 @@ def iopaint_routes(service: Service) -> APIRouter:
         content = await run_in_threadpool(written, picture, kind, source)
         return Response(content, headers={"X-Seed": str(seed)}, media_type=MEDIA[kind])
 
+    @router.post("/adjust_mask", response_class=Response)
+    def adjust_mask(asked: AdjustMaskRequest) -> Response:
+        """Widen, narrow or turn round a mask; the answer is a PNG, painted in the hole."""
+        with service.reading:
+            return Response(_adjusted(asked, service), media_type="image/png")
+
+    _tell(router, service)
+    return router
+
+
+def _tell(router: APIRouter, service: Service) -> None:
+    """Add what clients ask for at their start."""
+
     @router.get("/model")
     def model() -> dict[str, Any]:
         """Tell which model fills."""
@@ -132,24 +145,20 @@ def iopaint_routes(service: Service) -> APIRouter:
         """List the orders of decoding."""
         return [*ORDERS]
 
-    @router.post("/adjust_mask", response_class=Response)
-    def adjust_mask(asked: AdjustMaskRequest) -> Response:
-        """Widen, narrow or turn round a mask; the answer is a PNG, painted in the hole."""
-        with service.reading:
-            mask = received(from_base64(asked.mask, "the mask"), "the mask", service).picture
-            hole = as_mask(mask, mask).hole
-            if asked.operate == "expand":
-                hole = grown(hole, asked.kernel_size)
-            elif asked.operate == "shrink":
-                hole = ~grown(~hole, asked.kernel_size)
-            else:
-                hole = ~hole
-            colours = np.where(hole[:, :, None], np.array(BRUSH[:3], dtype=np.uint8), np.uint8(0))
-            alpha = np.where(hole, np.uint8(BRUSH[3]), np.uint8(0))
-            content = written(Picture(colours, alpha), "PNG")
-        return Response(content, media_type="image/png")
 
-    return router
+def _adjusted(asked: AdjustMaskRequest, service: Service) -> bytes:
+    """Return a mask as its clients show it, widened, narrowed or turned round."""
+    mask = received(from_base64(asked.mask, "the mask"), "the mask", service).picture
+    hole = as_mask(mask, mask).hole
+    if asked.operate == "expand":
+        hole = grown(hole, asked.kernel_size)
+    elif asked.operate == "shrink":
+        hole = ~grown(~hole, asked.kernel_size)
+    else:
+        hole = ~hole
+    colours = np.where(hole[:, :, None], np.array(BRUSH[:3], dtype=np.uint8), np.uint8(0))
+    alpha = np.where(hole, np.uint8(BRUSH[3]), np.uint8(0))
+    return written(Picture(colours, alpha), "PNG")
 
 
 def _wanted(

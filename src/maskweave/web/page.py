@@ -27,6 +27,18 @@ EVENTS = 64
 KEPT = 3600
 """Seconds after which a file goes whose page is still open: it is in the browser by then."""
 
+FETCH = """file => {
+  if (!file) return;  // the status says why
+  const link = document.createElement("a");
+  link.href = file.url;
+  link.download = file.path.split(/[\\\\/]/).pop();
+  link.click();
+}"""
+"""Lets the browser fetch a file."""
+
+SHOW_PHOTO = """() => document.getElementById("editor").scrollIntoView({ block: "nearest" })"""
+"""Shows the photo where the page is too long for it and the fills."""
+
 TITLE = """<div id="title"><h1>Maskweave</h1>
 <p>Brush over what should go, press Fill, choose. All else stays as it is, pixel by pixel.</p></div>
 """
@@ -91,10 +103,11 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
     drawn, status = [parts.editor, parts.status, parts.shape], [parts.status]
     on(parts.begin.click, acts.begin, None, drawn)
     blocks.unload(acts.end)
-    on(parts.open_photo.upload, acts.open_photo, parts.open_photo, drawn)
+    fills = [parts.empty, parts.results]
+    on(parts.open_photo.upload, acts.open_photo, parts.open_photo, [*drawn, *fills])
     on(parts.open_mask.upload, acts.open_mask, parts.open_mask, drawn)
-    saved = on(parts.save_mask.click, acts.save_mask, parts.editor, [parts.mask_file, *status])
-    on(saved.then, None, None, None, js=_fetch("mask-file"))
+    written = on(parts.save_mask.click, acts.save_mask, parts.editor, [parts.file, *status])
+    on(written.then, None, parts.file, None, js=FETCH)
     on(parts.add_box.click, acts.add_box, [parts.editor, *parts.box], drawn)
     on(parts.cut_box.click, acts.cut_box, [parts.editor, *parts.box], drawn)
     on(parts.widen.click, acts.widen, [parts.editor, parts.grow], drawn)
@@ -107,7 +120,7 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
     wanted = [parts.editor, parts.number, parts.model, parts.seed, parts.soften, *decoding]
     shown = [parts.step, parts.settled, parts.predicted, parts.step_note]
     of_one = [parts.slider, *shown]
-    of_all = [parts.empty, parts.results, parts.gallery, parts.spread, parts.spread_note]
+    of_all = [*fills, parts.gallery, parts.spread, parts.spread_note]
     # Fills wait in the service's line, which the routes share and which tells how long it is.
     of_all += [parts.fill, parts.cancel, parts.again]
     fill = {"concurrency_limit": None, "concurrency_id": "fill"}
@@ -119,9 +132,10 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
     on(parts.gallery.select, acts.choose, None, [*status, *of_one])
     on(parts.step.input, acts.show_step, parts.step, [*status, *shown], trigger_mode="always_last")
     on(parts.play.click, acts.play, None, [*status, *shown])
-    saved = on(parts.save.click, acts.save, None, [parts.file, *status])
-    on(saved.then, None, None, None, js=_fetch("fill-file"))
-    on(parts.go_on.click, acts.go_on, None, drawn)
+    written = on(parts.save.click, acts.save, None, [parts.file, *status])
+    on(written.then, None, parts.file, None, js=FETCH)
+    gone_on = on(parts.go_on.click, acts.go_on, None, drawn)
+    on(gone_on.then, None, None, None, js=SHOW_PHOTO)
 
 
 async def _fetch_nothing(url: str, cache_dir: str) -> str:
@@ -134,8 +148,3 @@ def _own_folder() -> Path:
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
-
-
-def _fetch(button: str) -> str:
-    """Return a script that presses a hidden button, whose file was written just now."""
-    return f"() => setTimeout(() => document.getElementById({button!r}).click(), 100)"

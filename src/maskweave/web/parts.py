@@ -7,18 +7,15 @@ import gradio as gr
 
 from maskweave.orders import ORDERS
 from maskweave.schedules import SCHEDULES
-from maskweave.web.service import MOST_FILLS, Service
+from maskweave.web.service import MOST_FILLS, SOFTEST, Service
 from maskweave.web.session import SAMPLE_SIZE
 from maskweave.web.views import MARK, OPACITY
 
-HIGHEST_SEED = 2**53 - 1
-"""Largest whole number that browsers know exactly."""
+LARGEST_EXACT = 2**53 - 1
+"""Largest whole number that browsers know exactly: the seed goes up to it."""
 
 BRUSH = 18
 """Radius of the brush at first, in pixels of the photo."""
-
-SOFTEST = 64
-"""Pixels up to which the page offers to soften."""
 
 EMPTY = """<div id="empty"><p><strong>Brush over what should go, then press Fill.</strong></p>
 <p>The cat has a stroke on it already. Or open, drop or paste a photo of your own.</p></div>"""
@@ -41,8 +38,6 @@ class Parts:
     open_photo: gr.UploadButton
     open_mask: gr.UploadButton
     save_mask: gr.Button
-    mask_file: gr.DownloadButton
-    """Hidden: holds the mask's file for the browser."""
     fill: gr.Button
     cancel: gr.Button
     """In the place of ``fill`` while a fill waits or runs."""
@@ -66,7 +61,7 @@ class Parts:
     go_on: gr.Button
     again: gr.Button
     file: gr.DownloadButton
-    """Hidden: holds the fill's file for the browser."""
+    """Hidden: holds what the browser fetches."""
     box: list[gr.Number]
     """Left, top, width and height in pixels."""
     add_box: gr.Button
@@ -136,8 +131,7 @@ def _photo() -> dict[str, Any]:
     with gr.Row(elem_classes="gone"):
         parts["shape"] = gr.HTML()
         parts["begin"] = gr.Button("Begin", elem_id="begin")
-        parts["mask_file"] = gr.DownloadButton("Mask", elem_id="mask-file")
-        parts["file"] = gr.DownloadButton("Fill", elem_id="fill-file")
+        parts["file"] = gr.DownloadButton("File")
     return parts
 
 
@@ -224,7 +218,7 @@ def _settings(service: Service) -> dict[str, Any]:
             0,
             precision=0,
             minimum=0,
-            maximum=HIGHEST_SEED,
+            maximum=LARGEST_EXACT,
             label="Seed: the same gives the same fills",
             elem_id="seed",
         )

@@ -32,6 +32,9 @@ from maskweave.web.ticket import Filled, Progress, Ticket
 MOST_FILLS = 8
 """Fills of a photo that may be asked for at once."""
 
+HIGHEST_SEED = 2**63 - 1
+"""Largest that a generator takes."""
+
 MAX_PIXELS = 25_000_000
 """Pixels of a photo, unless told otherwise."""
 

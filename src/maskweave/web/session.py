@@ -1,6 +1,6 @@
 """What the page knows of one visitor: the photo, its mask and its fills."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
 from tempfile import mkdtemp
@@ -76,17 +76,8 @@ class Result:
 
     def recipe(self, fill: int, version: str) -> Recipe:
         """Return what repeats one of the fills."""
-        done = self.filled
-        return Recipe(
-            model=done.model,
-            **done.made._asdict(),
-            seed=self.request.seed,
-            seeds=self.seeds,
-            fill=fill,
-            decoding=asdict(done.settings),
-            soften=self.request.soften,
-            version=version,
-        )
+        seed, soften = self.request.seed, self.request.soften
+        return self.filled.recipe(seed, self.seeds, fill, soften, version)
 
 
 @dataclass
@@ -126,6 +117,8 @@ class Session:
     def open(self, content: bytes, name: str, service: Service) -> Hole:
         """Take another photo; what is transparent in it is returned as its mask.
 
+        Fills of the photo before are let go of, and one that waits or runs is cancelled.
+
         Raises
         ------
         MaskweaveError
@@ -134,6 +127,9 @@ class Session:
         with service.reading:
             picture = received(content, name, service).picture
         self.picture, self.name = picture, Path(name).stem
+        if self.ticket is not None:
+            self.ticket.cancel()
+        self.result = self.ticket = None
         clear = picture.transparent
         return np.zeros(picture.shape, dtype=bool) if clear is None else clear
 

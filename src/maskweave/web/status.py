@@ -21,7 +21,10 @@ def noted(notes: Sequence[str]) -> str:
 def failure(error: MaskweaveError) -> str:
     """Return an error for the status."""
     text = " ".join(str(error).split())
-    return f'<p role="alert" class="error">{html.escape(text[:1].upper() + text[1:])}</p>'
+    first = text.partition(" ")[0]
+    if first.isalpha():  # no name of a file
+        text = first.capitalize() + text[len(first) :]
+    return f'<p role="alert" class="error">{html.escape(text)}</p>'
 
 
 def bar(ticket: Ticket) -> str:

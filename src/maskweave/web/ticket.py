@@ -1,14 +1,15 @@
 """A fill that was submitted: how far it is, what has become of it, and how it is cancelled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
+from dataclasses import asdict
 from threading import Event
 from typing import NamedTuple
 
 from maskweave.call import StepPicture
 from maskweave.errors import MaskweaveError
 from maskweave.maskgit import DecodeSettings
-from maskweave.recall import Made
+from maskweave.recall import Made, Recipe
 
 
 class CancelError(MaskweaveError):
@@ -52,6 +53,35 @@ class Filled(NamedTuple):
     """What a user should be told."""
     made: Made
     """What else the bytes of the fills depend on."""
+
+    def recipe(
+        self, seed: int, seeds: Sequence[int], fill: int, soften: int, version: str
+    ) -> Recipe:
+        """Return what repeats one of the fills.
+
+        Parameters
+        ----------
+        seed : int
+            That of the user.
+        seeds : sequence of int
+            Those of the fills, drawn from it.
+        fill : int
+            Which of them it is, from 0.
+        soften : int
+            Pixels around the hole over which it fades into the photo.
+        version : str
+            That of the package.
+        """
+        return Recipe(
+            model=self.model,
+            **self.made._asdict(),
+            seed=seed,
+            seeds=list(seeds),
+            fill=fill,
+            decoding=asdict(self.settings),
+            soften=soften,
+            version=version,
+        )
 
 
 class Ticket:
