@@ -13,7 +13,7 @@ from torch.utils.data import default_collate
 from maskweave.data.cache import cached_photos
 from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
-from maskweave.guide import push_pull
+from maskweave.guide import interpolated
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training import painting
@@ -109,11 +109,11 @@ def test_the_guide_is_the_coarse_fill_where_there_is_one(photos: Path, tmp_path:
     coarse = torch.as_tensor(batch.coarse).float() / 127.5 - 1
     assert torch.equal(guide.finer, finer)
     assert torch.equal(guide.pixels[finer], coarse[finer])
-    expected = push_pull(images, batch.hole)
+    expected = interpolated(images, batch.hole).pixels
     torch.testing.assert_close(guide.pixels[~finer], expected[~finer])
     alone = Example(*default_collate(draws(replace(CROPS, finer=0.0), photos, tmp_path)))
     torch.testing.assert_close(
-        alone.guide(alone.unit_range()).pixels, push_pull(images, alone.hole)
+        alone.guide(alone.unit_range()).pixels, interpolated(images, alone.hole).pixels
     )
 
 

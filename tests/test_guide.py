@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from skimage.restoration import inpaint_biharmonic
 
-from maskweave.guide import push_pull
+from maskweave.guide import bend, interpolated, push_pull
 from maskweave.holes import KINDS, draw_hole
 
 SIZES = st.tuples(st.integers(1, 70), st.integers(1, 70))
@@ -96,3 +97,39 @@ def test_an_image_takes_a_millisecond_or_so() -> None:
     finally:
         torch.set_num_threads(threads)
     assert min(times) / 16 < 4e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.floats(0, 1), st.integers(0, 2**32))
+def test_bending_keeps_known_pixels_and_the_range(
+    size: tuple[int, int], share: float, seed: int
+) -> None:
+    hole = random_hole(*size, share, seed)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    bent = bend(image, hole)
+    outside = ~hole[:, None].expand_as(image)
+    assert torch.equal(bent[outside], image[outside])
+    assert bent.isfinite().all() and bent.abs().max() <= 1
+
+
+def test_bending_ends_in_the_biharmonic_surface(rng: np.random.Generator) -> None:
+    hole = torch.zeros(1, 24, 24, dtype=torch.bool)
+    hole[0, 9:14, 4:18] = True  # further than two pixels from the edge, beyond which ends differ
+    image = torch.from_numpy(rng.uniform(-0.5, 0.5, (1, 3, 24, 24))).float()
+    image[..., 0, 0], image[..., 0, 1] = -1, 1  # scikit-image clips to the range of what is known
+    expected = inpaint_biharmonic(
+        image[0].permute(1, 2, 0).numpy(), hole[0].numpy(), channel_axis=2
+    )
+    bent = bend(push_pull(image, hole), hole, steps=100)[0].permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(bent, expected.clip(-1, 1), atol=1e-3)
+
+
+def test_the_guide_carries_ramps_across_scratches(rng: np.random.Generator) -> None:
+    ramp = torch.linspace(-0.9, 0.9, 128).expand(1, 3, 128, 128)
+    hole = torch.from_numpy(draw_hole("scratch", 128, 128, rng))[None]
+    hole[..., [0, -1]] = False
+    errors = [
+        (filled - ramp).abs().mean(1)[hole].mean()
+        for filled in (push_pull(ramp, hole), interpolated(ramp, hole).pixels)
+    ]
+    assert errors[1] < errors[0] / 2

@@ -153,6 +153,13 @@ def test_scratches_cross_the_image_in_their_width_in_pixels(size: int, width: in
     assert np.median([hole.sum() for hole in holes]) > width * size
 
 
+@pytest.mark.parametrize("size", [64, 128, 512])
+def test_many_scratches_are_as_dense_in_images_of_every_size(size: int) -> None:
+    rngs = map(np.random.default_rng, range(40))
+    share = np.mean([draw_hole("scratches", size, size, rng).mean() for rng in rngs])
+    assert 0.15 < share < 0.3
+
+
 def test_text_keeps_its_size_in_pixels() -> None:
     def rows(size: int) -> float:
         rngs = map(np.random.default_rng, range(100))

@@ -133,16 +133,21 @@ def draw_half(height: int, width: int, rng: np.random.Generator) -> Hole:
 
 
 def draw_scratches(
-    widths: tuple[int, int], height: int, width: int, rng: np.random.Generator
+    numbers: tuple[int, int],
+    widths: tuple[int, int],
+    height: int,
+    width: int,
+    rng: np.random.Generator,
 ) -> Hole:
-    """Draw one to five slightly bent lines from border to border.
+    """Draw slightly bent lines from border to border.
 
-    ``widths`` are the least and the largest width in pixels, whatever the size of the image.
+    ``numbers`` are the least and the largest number of lines, ``widths`` the least and the largest
+    width in pixels, whatever the size of the image.
     """
     canvas = np.zeros((height, width), dtype=np.uint8)
     shorter = min(height, width)
     along = np.linspace(-1, 1, 33)[:, None] * math.hypot(height, width)
-    for _ in range(rng.integers(1, 6)):
+    for _ in range(rng.integers(numbers[0], numbers[1] + 1)):
         inside = rng.random(2) * (width - 1, height - 1)
         angle, bow = rng.uniform(0, math.pi), rng.uniform(-0.1, 0.1)
         direction = np.array([math.cos(angle), math.sin(angle)])

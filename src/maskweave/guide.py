@@ -11,6 +11,12 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+TINY = 1e-20
+"""Where to stop dividing: what is left of the bending is nothing."""
+
+BENDS = 12
+"""Steps of ``bend``: enough for a scratch; the middle of a thick hole stays as it was."""
+
 
 class Guide(NamedTuple):
     """Pixels under the holes of a batch, and where these come from."""
@@ -30,7 +36,7 @@ def interpolated(
 ) -> Guide:
     """Return the guide where there is no coarser level."""
     finer = torch.zeros(len(known), dtype=torch.bool, device=known.device)
-    return Guide(push_pull(known, hole), finer)
+    return Guide(bend(push_pull(known, hole), hole), finer)
 
 
 def planes(
@@ -96,3 +102,56 @@ def _filled(
     coarse = torch.where(coarse_keep > 0, coarse, even)
     fine = F.interpolate(coarse, scale_factor=2, mode="bilinear", align_corners=False)
     return torch.where(keep > 0, colour, fine[:, :, :height, :width])
+
+
+# Damelin and Hoang 2018, "On surface completion and image inpainting by biharmonic functions"; by
+# the conjugate gradients of Hestenes and Stiefel 1952, each image its own system of equations.
+def bend(
+    pixels: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    steps: int = BENDS,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Bend holes towards the biharmonic surface, which carries slopes on across their border.
+
+    Parameters
+    ----------
+    pixels : Tensor
+        Images in [-1, 1], also in the hole, where these are what to start from.
+    hole : Tensor
+        True in the hole.
+    steps : int
+        Number of steps, each of which reaches two pixels further from the border.
+
+    Returns
+    -------
+    Tensor
+        The known pixels as they were, the holes in [-1, 1].
+    """
+    inside = hole[:, None].to(pixels.dtype)
+    filled = pixels
+    residual = -_bending(filled) * inside
+    direction, length = residual, _dot(residual, residual)
+    for _ in range(steps):
+        bending = _bending(direction) * inside
+        step = length / _dot(direction, bending).clamp(min=TINY)
+        filled = filled + step * direction
+        residual = residual - step * bending
+        before, length = length, _dot(residual, residual)
+        direction = residual + length / before.clamp(min=TINY) * direction
+    return torch.where(hole[:, None], filled.clamp(-1, 1), pixels)
+
+
+def _bending(
+    x: Float[Tensor, "batch 3 height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return the Laplacian of the Laplacian, which is zero where a surface bends least."""
+    for _ in range(2):
+        y = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        x = x - (y[..., :-2, 1:-1] + y[..., 2:, 1:-1] + y[..., 1:-1, :-2] + y[..., 1:-1, 2:]) / 4
+    return x
+
+
+def _dot(
+    a: Float[Tensor, "batch 3 height width"], b: Float[Tensor, "batch 3 height width"]
+) -> Float[Tensor, "batch 1 1 1"]:
+    return (a * b).sum((1, 2, 3), keepdim=True)

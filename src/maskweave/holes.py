@@ -26,7 +26,7 @@ from maskweave.guide import Guide, planes
 KINDS = ("random-walk", "thin", "medium", "thick", "box", "half")
 """Kinds that models of whole objects are trained for."""
 
-PHOTO_KINDS = (*KINDS, "scratch", "text", "blob")
+PHOTO_KINDS = (*KINDS, "scratch", "scratches", "text", "blob")
 """All kinds: those as well that people want removed from photos."""
 
 LONGEST = 64
@@ -71,8 +71,9 @@ def draw_hole(
         experiment; ``thin``, ``medium`` and ``thick`` are LaMa's mixtures of strokes and boxes
         (the evaluation masks of Suvorov et al. 2022) and ``box`` is the boxes among the thick, all
         scaled from 256 pixels to the shorter side and covering at most half of the image; ``half``
-        is the left, right, upper or lower half; ``scratch`` is bent lines from border to border and
-        ``text`` is words and dates, both of a width in pixels that the size of the image does not
+        is the left, right, upper or lower half; ``scratch`` is one to five bent lines from border
+        to border, ``scratches`` one for every 10 to 20 pixels of the shorter side, ``text`` is
+        words and dates, all of a width in pixels that the size of the image does not
         change; ``blob`` covers 5 to 30 % of the image with the outline of an object.
     height, width : int
         Size in pixels, at least 8, neither more than ``LONGEST`` times the other.
@@ -107,7 +108,11 @@ def draw_hole(
         case "half":
             return draw_half(height, width, rng)  # of an odd width, which may be more than half
         case "scratch":
-            draw = partial(draw_scratches, scratches)
+            draw = partial(draw_scratches, (1, 5), scratches)
+        case "scratches":
+            shorter = min(height, width)
+            numbers = (max(1, shorter // 20), max(1, shorter // 10))
+            draw = partial(draw_scratches, numbers, scratches)
         case "text":
             draw = draw_text
         case _:
@@ -154,13 +159,17 @@ def draw_holes(
 
 
 def token_mask(
-    hole: Bool[Tensor, "batch height width"], patch: int
+    hole: Bool[Tensor, "batch height width"], patch: int, dilation: int = 0
 ) -> Bool[Tensor, "batch length"]:
     """Say which tokens a hole hides: those with any pixel in it, row by row.
 
-    ``patch`` is the side of a token's patch in pixels and divides the height and the width.
+    ``patch`` is the side of a token's patch in pixels and divides the height and the width;
+    tokens at most ``dilation`` from these are hidden as well.
     """
-    return F.max_pool2d(hole[:, None].float(), patch).flatten(1).bool()
+    hidden = F.max_pool2d(hole[:, None].float(), patch)
+    if dilation:
+        hidden = F.max_pool2d(hidden, 2 * dilation + 1, stride=1, padding=dilation)
+    return hidden.flatten(1).bool()
 
 
 def known_patches(

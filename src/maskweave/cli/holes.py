@@ -10,7 +10,7 @@ import typer
 from maskweave.cli.options import Overwrite, Seed, note_left_out
 from maskweave.errors import MaskweaveError
 
-KINDS = "random-walk, thin, medium, thick, box, half, scratch, text or blob"
+KINDS = "random-walk, thin, medium, thick, box, half, scratch, scratches, text or blob"
 
 SCRATCHES = (2, 4)
 """Least and largest width of a scratch, in pixels."""

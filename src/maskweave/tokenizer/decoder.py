@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from maskweave.guide import Guide, planes
+from maskweave.tokenizer.norm import GroupNorm
 
 
 class ResidualBlock(nn.Module):
@@ -15,33 +16,15 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, channels)
+        self.norm1 = GroupNorm(8, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, channels)
+        self.norm2 = GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, channels, height, width) to the same shape."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(hidden)))
-
-
-class AttentionBlock(nn.Module):
-    """Self-attention over all positions (Vaswani et al. 2017), around a skip."""
-
-    def __init__(self, channels: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = nn.GroupNorm(8, channels)
-        self.query_key_value = nn.Conv2d(channels, 3 * channels, 1)
-        self.output = nn.Conv2d(channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, channels, height, width) to the same shape."""
-        mixed = self.query_key_value(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1))
-        query, key, value = mixed.transpose(3, 4).unbind(1)  # (B, heads, h w, d)
-        seen = F.scaled_dot_product_attention(query, key, value)
-        return x + self.output(seen.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:]))
 
 
 class Decoder(nn.Module):
@@ -61,10 +44,6 @@ class Decoder(nn.Module):
         Length of a code.
     guided : bool
         Paint the difference from a guide.
-    heads : int
-        Heads of the attention after each block at the token grid; 0 for none.
-    smooth : bool
-        Enlarge bilinearly.
     """
 
     def __init__(
@@ -74,34 +53,26 @@ class Decoder(nn.Module):
         codebook_dim: int,
         *,
         guided: bool = False,
-        heads: int = 0,
-        smooth: bool = False,
     ) -> None:
         super().__init__()
-        self.heads, self.enlargement = heads, "bilinear" if smooth else "nearest"
         steps = list(pairwise(channels))
         self.stem = nn.Conv2d(5 if guided else 4, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
         self.embed = nn.Conv2d(codebook_dim, channels[-1], 1)
         # What comes down from a whole picture, known or guessed, would drown the codes.
-        self.meet = nn.GroupNorm(8, channels[-1]) if guided else nn.Identity()
-        self.middle = nn.Sequential(*(self._middle(channels[-1]) for _ in range(blocks)))
+        self.meet = GroupNorm(8, channels[-1]) if guided else nn.Identity()
+        self.middle = nn.Sequential(*(ResidualBlock(channels[-1]) for _ in range(blocks)))
         self.ups = nn.ModuleList(
             nn.Conv2d(coarse, fine, 3, padding=1) for fine, coarse in reversed(steps)
         )
         self.up_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in reversed(steps))
-        self.norm = nn.GroupNorm(8, channels[0])
+        self.norm = GroupNorm(8, channels[0])
         self.output = nn.Conv2d(channels[0], 3, 3, padding=1)
         if guided:  # at first the guide itself is painted
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
             nn.init.normal_(self.embed.weight)  # of codes of length 1
-
-    def _middle(self, channels: int) -> nn.Module:
-        if not self.heads:
-            return ResidualBlock(channels)
-        return nn.Sequential(ResidualBlock(channels), AttentionBlock(channels, self.heads))
 
     def deepen(self, blocks: int) -> None:
         """Add residual blocks at the token grid, which change nothing until they are trained."""
@@ -128,6 +99,6 @@ class Decoder(nn.Module):
             x = down(x)
         x = self.middle(self.meet(x) + self.embed(codes))
         for up, block in zip(self.ups, self.up_blocks, strict=True):
-            x = block(up(F.interpolate(x, scale_factor=2.0, mode=self.enlargement)) + skips.pop())
+            x = block(up(F.interpolate(x, scale_factor=2.0)) + skips.pop())
         painted = self.output(F.silu(self.norm(x)))
         return painted if guide is None else seen[:, :3] + painted

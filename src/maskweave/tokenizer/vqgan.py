@@ -43,11 +43,6 @@ class TokenizerConfig:
     """Residual blocks of the decoder at the token grid."""
     guided: bool = False
     """Paint the difference from a guide under the hole, rather than the picture itself."""
-    attention_heads: Annotated[int, Field(ge=0, le=256)] = 0
-    """Heads of self-attention after each residual block at the token grid, for what lies far from
-    the known pixels; 0 has none."""
-    smooth: bool = False
-    """Enlarge between the decoder's levels bilinearly rather than by repeating values."""
     architecture: Literal["patch_vqgan"] = "patch_vqgan"
     """Tells components apart on disk."""
 
@@ -61,10 +56,6 @@ class TokenizerConfig:
         if self.image_size % self.patch_size:
             raise MaskweaveError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
-            )
-        if self.attention_heads and self.channels[-1] % self.attention_heads:
-            raise MaskweaveError(
-                f"attention_heads {self.attention_heads} do not share {self.channels[-1]} channels"
             )
 
 
@@ -100,8 +91,6 @@ class VQGAN(Tokenizer):
             config.decoder_blocks,
             config.codebook_dim,
             guided=config.guided,
-            heads=config.attention_heads,
-            smooth=config.smooth,
         )
 
     @property
