@@ -1,6 +1,8 @@
 """Small models with random weights, and the data that only some machines have."""
 
+import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,3 +163,23 @@ def batch_of(
         tokens=torch.zeros(len(images), 0, dtype=torch.long) if tokens is None else tokens,
         seed=[str(i) for i in range(len(images))],
     )
+
+
+@pytest.fixture
+def amused_folder(shared: Path, tmp_path: Path) -> Path:
+    """Return a repository of aMUSEd as diffusers lays it out, with a vocabulary of letters."""
+    for name in ("diffusers", "transformers"):
+        pytest.importorskip(name, reason="the extra amused is not installed")
+    folder = tmp_path / "amused-256"
+    shutil.copytree(shared / "golden" / "amused", folder, copy_function=shutil.copyfile)
+    for each in (folder, *folder.rglob("*")):
+        each.chmod(0o755)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = [*letters, *(f"{letter}</w>" for letter in letters), "ca", "cat</w>"]
+    words += [f"unused{i}" for i in range(118 - len(words))]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    (folder / "tokenizer").mkdir()
+    vocabulary = {word: number for number, word in enumerate(words)}
+    (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
+    return folder

@@ -17,6 +17,7 @@ LAYERS = [
     {"schedules", "orders", "holes", "images", "legacy"},
     {"masks", "writing", "soften"},
     {"tokenizer", "transformer", "data"},
+    {"foreign"},
     {"maskgit", "checkpoint"},
     {"call", "convert", "domain", "fill", "levels", "windows", "crops"},
     {"walk", "classical", "tracing"},

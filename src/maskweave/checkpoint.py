@@ -22,19 +22,22 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from maskweave.errors import MaskweaveError
-from maskweave.files import write_json, write_whole
+from maskweave.files import read_small, write_json, write_whole
+from maskweave.foreign.amused import MERGES, VOCABULARY, AmusedConfig, AmusedTransformer
+from maskweave.foreign.google import GoogleConfig, GoogleTransformer
+from maskweave.foreign.halton import HaltonConfig, HaltonTransformer
 from maskweave.legacy import read_config
 from maskweave.models import SHIPPED, shipped_models
 from maskweave.settings import readable
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
-from maskweave.transformer import BidirectionalTransformer, TransformerConfig
+from maskweave.transformer import BidirectionalTransformer, Transformer, TransformerConfig
 
 GRAPHS = ("graphs/*.xml", "graphs/*.bin", "graphs/*.onnx")
 """Files of exported models, which hold graphs and weights and no code of Python."""
 
-ADDED = ("classes", "class_names")
+ADDED = ("classes", "class_names", "dilation")
 """Fields of configs that came after models whose identity is written down in their runs."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -62,8 +65,15 @@ def save_component(
         for name, value in module.state_dict().items()
     }
     write_whole(directory / "model.safetensors", save(weights))
+    for name, content in further_files(module).items():
+        write_whole(directory / name, content)
     config = dataclasses.asdict(module.config)  # type: ignore[call-overload]
     write_json(directory / "config.json", config)
+
+
+def further_files(module: nn.Module) -> dict[str, bytes]:
+    """Return what a component has beside config and weights, as the vocabulary of its prompts."""
+    return getattr(module, "files", {})
 
 
 def load_tokenizer(directory: str | Path) -> Tokenizer:
@@ -97,12 +107,28 @@ def blank_tokenizer(directory: str | Path) -> Tokenizer:
                 raise MaskweaveError(f"{file}: unknown architecture {other!r:.40} of a tokenizer")
 
 
-def load_transformer(directory: str | Path) -> BidirectionalTransformer:
+def load_transformer(directory: str | Path) -> Transformer:
     """Load a transformer component, as ``load_tokenizer`` does."""
-    file = Path(directory) / "config.json"
+    return _load(_blank_transformer(Path(directory)), Path(directory))
+
+
+def _blank_transformer(directory: Path) -> Transformer:
+    """Make the transformer of a component without its weights, as ``blank_tokenizer`` does."""
+    file = directory / "config.json"
+    fields = read_config(file)
     with blank():
-        module = BidirectionalTransformer(as_config(TransformerConfig, read_config(file), file))
-    return _load(module, Path(directory))
+        match fields.get("architecture", "bidirectional_transformer"):
+            case "bidirectional_transformer":
+                return BidirectionalTransformer(as_config(TransformerConfig, fields, file))
+            case "google_transformer":
+                return GoogleTransformer(as_config(GoogleConfig, fields, file))
+            case "halton_transformer":
+                return HaltonTransformer(as_config(HaltonConfig, fields, file))
+            case "amused_transformer":
+                files = {name: read_small(directory / name) for name in (VOCABULARY, MERGES)}
+                return AmusedTransformer(as_config(AmusedConfig, fields, file), files)
+            case other:
+                raise MaskweaveError(f"{file}: unknown architecture {other!r:.40} of a transformer")
 
 
 def resolve(name: str | Path, **hub: Any) -> Path:
@@ -217,6 +243,8 @@ def identity(*modules: nn.Module) -> str:
             fields = dataclasses.asdict(config)
             told = {name: fields[name] for name in fields if fields[name] or name not in ADDED}
             digest.update(json.dumps(told, sort_keys=True).encode())
+        for name, content in further_files(module).items():
+            digest.update(name.encode() + content)
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()

@@ -17,7 +17,7 @@ from torch import Tensor
 from maskweave.errors import MaskweaveError
 from maskweave.files import write_whole
 from maskweave.guide import interpolated
-from maskweave.holes import known_patches, token_mask
+from maskweave.holes import known_patches
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import Transformer
 
@@ -92,8 +92,9 @@ def traits(
         True in the hole; not all of an image.
     """
     known = known.masked_fill(hole[:, None], 0.0)
-    masked = token_mask(hole, tokenizer.patch_size)
-    tokens = tokenizer.encode(known).masked_fill(masked, transformer.config.mask_token)
+    masked = tokenizer.token_mask(hole)
+    tokens = tokenizer.encode_known(known, hole)
+    tokens = tokens.masked_fill(masked, transformer.config.mask_token)
     guide = interpolated(known, hole) if transformer.config.guided else None
     patches = known_patches(known, hole, tokenizer.patch_size, guide)
     patches = patches.to(transformer.dtype)

@@ -79,8 +79,10 @@ def write_model(
     check_empty(output)
     pipeline, card = InpaintPipeline.from_pretrained(model), resolve(model) / "README.md"
     transformer = pipeline.transformer
-    if not isinstance(transformer, BidirectionalTransformer):
+    if pipeline.backend != "torch":
         raise MaskweaveError(f"{model} is exported already: export the model that it was made of")
+    if not isinstance(transformer, BidirectionalTransformer):
+        raise MaskweaveError(f"{transformer.config.architecture} is not exported: it runs by torch")
     with tried(output.parent):
         folder = output.parent / f".{secrets.token_hex(8)}.unfinished"
         try:

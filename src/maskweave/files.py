@@ -18,6 +18,9 @@ from maskweave.errors import MaskweaveError
 LARGEST_CONFIG = 1 << 20
 """Bytes beyond which a config.json is not read."""
 
+LARGEST_TEXT = 1 << 24
+"""Bytes beyond which no other text of a model is read."""
+
 ABANDONED = 3600
 """Seconds after which an unfinished file that nobody wrote to is taken for left by a kill."""
 
@@ -60,6 +63,22 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise MaskweaveError(f"{file} does not hold a JSON object")
     return content
+
+
+def read_small(file: Path) -> bytes:
+    """Read a file of at most 16 MB.
+
+    Raises
+    ------
+    MaskweaveError
+        If the file is missing or too large.
+    """
+    try:
+        if file.stat().st_size > LARGEST_TEXT:
+            raise MaskweaveError(f"{file} is larger than {LARGEST_TEXT} bytes")
+        return file.read_bytes()
+    except OSError as error:
+        raise MaskweaveError(f"cannot read {file}: {error.strerror}") from error
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:

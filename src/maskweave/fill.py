@@ -14,7 +14,7 @@ from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide, interpolated
-from maskweave.holes import known_patches, token_mask
+from maskweave.holes import known_patches
 from maskweave.maskgit import BROKEN, DecodeSettings, Predict, Step, are_sound, decode
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import Transformer
@@ -104,8 +104,8 @@ def decode_tokens(
     """
     return decode(
         predictor(tokenizer, transformer, known, hole, guide, condition, settings),
-        _encode(tokenizer, known),
-        token_mask(hole, tokenizer.patch_size),
+        _encode(tokenizer, known, hole),
+        tokenizer.token_mask(hole),
         settings,
         grid=tokenizer.grid,
         codebook_size=tokenizer.codebook_size,
@@ -151,8 +151,8 @@ def expected_codes(
     MaskweaveError
         If the transformer's weights are broken.
     """
-    masked = token_mask(hole, tokenizer.patch_size)
-    tokens = _encode(tokenizer, known)
+    masked = tokenizer.token_mask(hole)
+    tokens = _encode(tokenizer, known, hole)
     codes = tokenizer.codes[tokens]  # (B, N, D)
     shown = tokens.masked_fill(masked, transformer.config.mask_token)
     once = replace(settings or DecodeSettings(), steps=1, stop_after=None)
@@ -226,9 +226,9 @@ def guided(conditioned: Predict, null: Predict, scale: Callable[[float], float])
     return predict
 
 
-def _encode(tokenizer: Tokenizer, known: Tensor) -> Int[Tensor, "batch length"]:
+def _encode(tokenizer: Tokenizer, known: Tensor, hole: Tensor) -> Int[Tensor, "batch length"]:
     with torch.autocast(known.device.type, enabled=False):  # a caller's would change tokens
-        return tokenizer.encode(known)
+        return tokenizer.encode_known(known, hole)
 
 
 @torch.no_grad()

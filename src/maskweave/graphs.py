@@ -102,6 +102,8 @@ class GraphConfig:
     """As in ``Tokenizer``."""
     guided: bool
     """As in ``Tokenizer``."""
+    dilation: int = 0
+    """As in ``Tokenizer``."""
     architecture: Literal["graphs"] = "graphs"
     """Tells components apart on disk."""
 
@@ -115,6 +117,7 @@ def graph_config(tokenizer: Tokenizer) -> GraphConfig:
         tokenizer.sees_known,
         tokenizer.patch_local,
         tokenizer.guided,
+        tokenizer.dilation,
     )
 
 
@@ -196,6 +199,8 @@ class GraphTransformer(Transformer):
         SHA-256, in hexadecimal digits, of what decides what the graphs compute.
     """
 
+    config: TransformerConfig
+
     def __init__(
         self, config: TransformerConfig, graph: Graph, backend: str, dtype: torch.dtype, digest: str
     ) -> None:
@@ -272,7 +277,7 @@ def load_exported(
 
 
 def converted(
-    tokenizer: Tokenizer, transformer: BidirectionalTransformer, backend: str, dtype: torch.dtype
+    tokenizer: Tokenizer, transformer: Transformer, backend: str, dtype: torch.dtype
 ) -> tuple[GraphTokenizer, GraphTransformer]:
     """Return a model as graphs, which are made once and kept in the user's cache.
 
@@ -288,8 +293,12 @@ def converted(
     Raises
     ------
     MaskweaveError
-        If what writes or runs them is not installed, or knows no such precision.
+        If what writes or runs them is not installed, or knows no such precision, or the transformer
+        is another project's.
     """
+    if not isinstance(transformer, BidirectionalTransformer):
+        name = transformer.config.architecture
+        raise MaskweaveError(f"{name} runs by torch alone: its graph is not known to {backend}")
     digest = identity(tokenizer, transformer)
     kept = user_cache() / FOLDER / f"{digest[:32]}-{backend}-{FORM}"
     config = graph_config(tokenizer)

@@ -143,8 +143,9 @@ class Block(nn.Module):
 class Transformer(nn.Module, ABC):
     """What predicts tokens; those who fill know no more of one."""
 
-    config: TransformerConfig
-    """Sizes, whatever it runs on."""
+    config: Any
+    """A frozen dataclass with an ``architecture``, from which ``checkpoint`` makes it again. It
+    tells codebook_size, grid, length, dim, mask_token, patch_size and guided."""
     backend: str = "torch"
     """What computes: torch, or the runtime of an exported graph."""
 

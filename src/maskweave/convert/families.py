@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from maskweave.convert import amused, google, lab, llamagen, openmuse, taming
+from maskweave.convert import amused, google, halton, lab, llamagen, openmuse, taming
 from maskweave.errors import MaskweaveError
 from maskweave.maskgit import DecodeSettings
 from maskweave.tokenizer.convolutional import ConvolutionalVQGAN
@@ -53,10 +53,25 @@ class Family:
     """Patterns of the names under which transformers are published."""
     defaults: DecodeSettings = DecodeSettings()
     """How a whole model decodes."""
+    dilation: int = 2
+    """Tokens around a hole that are masked with it: farther ones mostly are those of the whole
+    image, as docs/checkpoints.md has it measured."""
 
 
 def _lab_transformer(file: Path, notes: list[str], options: Options) -> Transformer:
     return lab.transformer(file, notes, options.heads or lab.HEADS, options.qkv_layout)
+
+
+def _google_transformer(file: Path, notes: list[str], options: Options) -> Transformer:
+    return google.transformer(file, notes, options.codebook_size)
+
+
+def _halton_transformer(file: Path, notes: list[str], options: Options) -> Transformer:
+    return halton.transformer(file, notes, options.heads)
+
+
+def _amused_transformer(file: Path, notes: list[str], options: Options) -> Transformer:
+    return amused.transformer(file, notes)
 
 
 IMAGENET = "photos like ImageNet's"
@@ -69,13 +84,17 @@ FAMILIES: dict[str, Family] = {
         tokenizer=lab.tokenizer,
         transformer=_lab_transformer,
         defaults=lab.DECODING,
+        dilation=0,  # as in its own script, whose holes are thin: little would be left known
     ),
     "google": Family(
         project="google-research/maskgit",
         licence="Apache-2.0",
         domain=IMAGENET,
         tokenizer=google.tokenizer,
+        transformer=_google_transformer,
         tokenizer_files=("tokenizer_imagenet*_checkpoint",),
+        transformer_files=("maskgit_imagenet*_checkpoint",),
+        defaults=google.DECODING,
     ),
     "openmuse": Family(
         project="huggingface/open-muse, bytedance/1d-tokenizer",
@@ -91,6 +110,16 @@ FAMILIES: dict[str, Family] = {
         tokenizer=taming.tokenizer,
         tokenizer_files=("last.ckpt",),
     ),
+    "halton": Family(
+        project="valeoai/Halton-MaskGIT; the tokenizer is FoundationVision/LlamaGen's",
+        licence="MIT",
+        domain=IMAGENET,
+        tokenizer=llamagen.tokenizer,
+        transformer=_halton_transformer,
+        tokenizer_files=("vq_ds16_c2i.pt",),
+        transformer_files=("ImageNet_*.pth",),
+        defaults=halton.DECODING,
+    ),
     "llamagen": Family(
         project="FoundationVision/LlamaGen",
         licence="MIT",
@@ -103,7 +132,11 @@ FAMILIES: dict[str, Family] = {
         licence="openrail++",
         domain="any photo",
         tokenizer=amused.tokenizer,
+        transformer=_amused_transformer,
         tokenizer_files=("vqvae/diffusion_pytorch_model.safetensors",),
+        transformer_files=("transformer/diffusion_pytorch_model.safetensors",),
+        defaults=amused.DECODING,
+        dilation=1,
     ),
 }
 """Families by the name that the command line takes; of two that fit a folder, the later one."""

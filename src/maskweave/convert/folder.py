@@ -14,7 +14,14 @@ from typing import Any
 
 from torch import nn
 
-from maskweave.checkpoint import download, files_on_hub, is_hub_id, resolve, save_component
+from maskweave.checkpoint import (
+    download,
+    files_on_hub,
+    further_files,
+    is_hub_id,
+    resolve,
+    save_component,
+)
 from maskweave.convert.families import (
     FAMILIES,
     UNTOLD,
@@ -32,7 +39,7 @@ from maskweave.models import CONVERTED, ORIGIN
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import Transformer
 
-VERSION = 1
+VERSION = 2
 """Raised when the same files become other folders, so that kept ones are made anew."""
 
 CARD = """\
@@ -75,11 +82,12 @@ class Converted:
 
     def paths(self) -> list[str]:
         """Return the files that ``save`` writes, relative to the folder."""
-        names = ("config.json", "model.safetensors")
-        if len(self.parts) == 1:
-            return ["README.md", ORIGIN, *names]
-        components = [f"{part}/{name}" for part in self.parts for name in names]
-        return ["README.md", ORIGIN, "config.json", *components]
+        components = [
+            f"{name}/{file}" if len(self.parts) > 1 else file
+            for name, part in self.parts.items()
+            for file in ("config.json", "model.safetensors", *further_files(part))
+        ]
+        return ["README.md", ORIGIN, *(["config.json"] if len(self.parts) > 1 else []), *components]
 
     def save(self, output: Path) -> None:
         """Write a folder: a model, or a component if only one part is there.
@@ -172,7 +180,7 @@ def convert(
             second = known.transformer(transformer, notes, options)
     if first is not None:
         size = _image_size(first, second, options)
-        first.config = replace(first.config, image_size=size)
+        first.config = replace(first.config, image_size=size, dilation=known.dilation)
     files = {"tokenizer": tokenizer, "transformer": transformer}
     given = {part: file for part, file in files.items() if file is not None}
     return Converted(name, first, second, given, notes)

@@ -1,5 +1,6 @@
 """Names of other projects made ours, each used once or the conversion is refused."""
 
+import math
 import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -116,6 +117,20 @@ def shape(weights: State, name: str, axes: int) -> tuple[int, ...]:
     if name not in weights or weights[name].ndim != axes:
         raise MaskweaveError(f"lacks {name} of {axes} axes")
     return tuple(weights[name].shape)
+
+
+def square(length: int) -> tuple[int, int]:
+    """Return the sides of a grid of so many tokens, as no file has them.
+
+    Raises
+    ------
+    MaskweaveError
+        If they fill no square.
+    """
+    side = math.isqrt(max(length, 0))
+    if not side or side * side != length:
+        raise MaskweaveError(f"has positions of {length} tokens, which are no square")
+    return side, side
 
 
 def has(weights: State, prefix: str) -> bool:

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from maskweave.evaluation.baselines import run_model
 from maskweave.evaluation.benchmark import Benchmark
 from maskweave.evaluation.examples import Batch
-from maskweave.holes import token_mask
 from maskweave.images import Hole, Pixels
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.pipeline import InpaintPipeline
@@ -48,7 +47,7 @@ def decoded(
 def token_grid(pipeline: InpaintPipeline, masked: Hole | torch.Tensor) -> TokenGrid:
     """Return the tokens that a hole hides, or those that a step leaves masked, as a grid."""
     if isinstance(masked, np.ndarray):
-        masked = token_mask(torch.from_numpy(masked)[None], pipeline.tokenizer.patch_size)
+        masked = pipeline.tokenizer.token_mask(torch.from_numpy(masked)[None])
     return masked.view(pipeline.tokenizer.grid).cpu().numpy()
 
 

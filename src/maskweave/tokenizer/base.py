@@ -6,7 +6,8 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from maskweave.guide import Guide
+from maskweave.guide import Guide, push_pull
+from maskweave.holes import token_mask
 
 
 class Tokenizer(nn.Module, ABC):
@@ -33,6 +34,23 @@ class Tokenizer(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
         """Return the tokens of images."""
+
+    def encode_known(
+        self,
+        known: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+    ) -> Int[Tensor, "batch length"]:
+        """Return the tokens of images without reading under the hole, where they mean nothing.
+
+        Where a token sees more than its patch, the known pixels go on smoothly into the hole: their
+        tokens are then more like those of whole images than beside a blank.
+        """
+        blank = known.masked_fill(hole[:, None], 0.0)
+        return self.encode(blank if self.patch_local else push_pull(blank, hole))
+
+    def token_mask(self, hole: Bool[Tensor, "batch height width"]) -> Bool[Tensor, "batch length"]:
+        """Say which tokens are unknown of images with a hole, row by row."""
+        return token_mask(hole, self.patch_size, self.dilation)
 
     @abstractmethod
     def paint(
@@ -86,6 +104,11 @@ class Tokenizer(nn.Module, ABC):
     def patch_size(self) -> int:
         """Side of a token's patch, in pixels."""
         return self.config.patch_size
+
+    @property
+    def dilation(self) -> int:
+        """How many tokens around a hole are masked with it, as they would see too much of it."""
+        return getattr(self.config, "dilation", 0)
 
     @property
     def grid(self) -> tuple[int, int]:

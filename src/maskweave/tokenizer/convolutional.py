@@ -59,6 +59,8 @@ class ConvolutionalConfig:
     the encoder's first convolution; blocks that change the width project what they put out rather
     than what they take in; the encoder ends in a 1x1 convolution, and none stands before or behind
     the codes. ``lab``: no activation before the decoder's last convolution."""
+    dilation: Annotated[int, Field(ge=0, le=2**8)] = 0
+    """Tokens around a hole that are masked with it, as in ``Tokenizer``."""
     architecture: Literal["convolutional_vqgan"] = "convolutional_vqgan"
     """Tells components apart on disk."""
 
@@ -189,8 +191,8 @@ class Stack(nn.Module):
 class ConvolutionalVQGAN(Tokenizer):
     """A convolutional encoder, a codebook, and a decoder that sees nothing but the codes.
 
-    Every token sees far beyond its patch, so ``encode`` must be given images whose hole is blank:
-    ``InpaintPipeline`` makes it 0, mid-grey.
+    Every token sees far beyond its patch, by the group norms all of the image: of images with a
+    hole ``encode_known`` has tokens that depend on no pixel in it.
     """
 
     sees_known = False

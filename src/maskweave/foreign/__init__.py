@@ -1,0 +1,1 @@
+"""Transformers of other projects, for weights that were trained there."""
