@@ -175,8 +175,8 @@ DECODERS = {
     # maskweave train decoder --preset photos --data DIR --model MODEL --output MODEL2
     "photos": DecoderRecipe(
         filled=0.9,
-        expected=0.7,
-        fill_steps=4,
+        expected=0.8,
+        fill_steps=2,
         token_temperature=0.5,
         examples=PHOTOS,
         loss=PaintingLoss(perceptual=0.7, adversarial_start=0.1),
