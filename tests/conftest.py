@@ -77,7 +77,7 @@ def fill_arrays(
 
 
 def tiny_guided() -> InpaintPipeline:
-    return tiny_pipeline(guided=True, attention_heads=2, smooth=True)
+    return tiny_pipeline(guided=True)
 
 
 @pytest.fixture(params=[0, 4], ids=["tokens alone", "tokens and known pixels"])
@@ -162,6 +162,7 @@ def batch_of(
         finer=torch.zeros(len(images), dtype=torch.bool),
         tokens=torch.zeros(len(images), 0, dtype=torch.long) if tokens is None else tokens,
         seed=[str(i) for i in range(len(images))],
+        label=torch.zeros(len(images), dtype=torch.long),
     )
 
 

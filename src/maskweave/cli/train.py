@@ -1,7 +1,7 @@
 """``maskweave train``: the stages of training on a folder of images."""
 
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
 
@@ -17,6 +17,14 @@ Init = Annotated[
 ]
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="Override, as in run.steps=1000; repeatable.")
+]
+
+Labels = Annotated[
+    Literal["folders"] | None,
+    typer.Option(
+        help="folders: what an image shows is the folder below --data that it lies in; inpaint "
+        "--label then takes its name."
+    ),
 ]
 
 Recipe = TypeVar("Recipe")
@@ -67,6 +75,7 @@ def transformer(
     set_: Set = None,
     cache: Cache = None,
     init: Init = None,
+    labels: Labels = None,
 ) -> None:
     """Stage 2: train the transformer on the tokens of a tokenizer."""
     from maskweave.convert.folder import component
@@ -81,6 +90,7 @@ def transformer(
         validation,
         cache,
         _component(init, "transformer"),
+        labels,
     )
 
 

@@ -69,6 +69,8 @@ class CachedImages:
     """Hash of the files' content and of the size."""
     digests: list[str]
     """SHA-256 of each image's file."""
+    names: list[str]
+    """Path of each image below the folder."""
     skipped: dict[str, str]
     """Why files were left out, by their path below the folder."""
     notes: tuple[str, ...]
@@ -97,6 +99,8 @@ class CachedPhotos:
     """Hash of the files' content and of what they are shrunk to."""
     digests: list[str]
     """SHA-256 of each image's file."""
+    names: list[str]
+    """Path of each image below the folder."""
     skipped: dict[str, str]
     """Why files were left out, by their path below the folder."""
     notes: tuple[str, ...]
@@ -133,7 +137,8 @@ def cached_images(directory: Path, size: int, cache: Path) -> CachedImages:
     """
     stored = _stored(directory, "images", str(size), partial(read_square, size=size), cache)
     pixels = stored.pixels.reshape(-1, 3, size, size)
-    return CachedImages(pixels, stored.key, stored.digests, stored.skipped, stored.notes)
+    _, _, key, digests, names, skipped, notes = stored
+    return CachedImages(pixels, key, digests, names, skipped, notes)
 
 
 def cached_photos(
@@ -162,8 +167,8 @@ def cached_photos(
     stored = _stored(directory, "photos", f"photos {shorter_side} {smallest}", read, cache)
     ends = np.cumsum(3 * stored.sizes.prod(axis=1))
     starts = np.concatenate([[0], ends[:-1]])
-    pixels, sizes, key, digests, skipped, notes = stored
-    return CachedPhotos(pixels, starts, sizes, key, digests, skipped, notes)
+    pixels, sizes, key, digests, names, skipped, notes = stored
+    return CachedPhotos(pixels, starts, sizes, key, digests, names, skipped, notes)
 
 
 def cached_tokens(
@@ -229,6 +234,7 @@ class _Stored(NamedTuple):
     sizes: Int64[np.ndarray, "images 2"]
     key: str
     digests: list[str]
+    names: list[str]
     skipped: dict[str, str]
     notes: tuple[str, ...]
 
@@ -255,9 +261,10 @@ def _stored(
         # Last, as its presence says that the data are whole.
         write_whole(listing, json.dumps(entries).encode())
     sizes = np.array([entry for entry in entries if not isinstance(entry, str)], dtype=np.int64)
-    kept = [d for d, entry in zip(digests, entries, strict=True) if not isinstance(entry, str)]
     skipped = {n: entry for n, entry in zip(names, entries, strict=True) if isinstance(entry, str)}
-    return _Stored(np.memmap(data, np.uint8, mode="r"), sizes, key, kept, skipped, notes)
+    kept = [d for d, name in zip(digests, names, strict=True) if name not in skipped]
+    there = [name for name in names if name not in skipped]
+    return _Stored(np.memmap(data, np.uint8, mode="r"), sizes, key, kept, there, skipped, notes)
 
 
 def _listed(listing: Path, data: Path) -> list[Entry] | None:

@@ -71,6 +71,8 @@ class Example(NamedTuple):
     seed: str | Sequence[str]
     """Seed of what is sampled for the hole, in digits: a number would be sent to a GPU, and reading
     it there waits for all that the GPU has yet to do."""
+    label: int | Int[Tensor, "batch"]
+    """What the image shows; 0 where no example of the run has a label."""
 
     def unit_range(self) -> Float[Tensor, "batch 3 size size"]:
         """Return the images of a batch in [-1, 1]."""
@@ -108,6 +110,8 @@ class Examples(Dataset[Example]):
     tokens : numpy.ndarray, optional
         The tokens of the whole set in several views, of which one is drawn, instead of a crop or a
         shift at random.
+    labels : sequence of int
+        The label of every image of the whole set; empty if they have none.
     """
 
     def __init__(
@@ -117,9 +121,10 @@ class Examples(Dataset[Example]):
         size: int,
         config: ExamplesConfig,
         tokens: UInt[np.ndarray, "images views length"] | None = None,
+        labels: Sequence[int] = (),
     ) -> None:
         self.images, self.indices, self.size = images, indices, size
-        self.config, self.tokens = config, tokens
+        self.config, self.tokens, self.labels = config, tokens, labels
 
     def __getitem__(self, draw: Draw) -> Example:
         """Return one example."""
@@ -138,4 +143,5 @@ class Examples(Dataset[Example]):
         coarse = np.zeros_like(image) if config.finer else np.empty((3, 0, 0), dtype=np.uint8)
         if finer:
             coarse = coarse_fill(image, rng)
-        return Example(image, hole, coarse, finer, tokens, str(rng.integers(2**62)))
+        label = self.labels[index] if self.labels else 0
+        return Example(image, hole, coarse, finer, tokens, str(rng.integers(2**62)), label)

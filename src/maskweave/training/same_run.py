@@ -26,8 +26,10 @@ class Lengths(NamedTuple):
     """What to tell the user, where the length changes now; else empty."""
 
 
-def refuse_other(output: Path, recipe: dict[str, Any]) -> None:
+def refuse_other(output: Path, recipe: dict[str, Any], usual: dict[str, Any]) -> None:
     """Refuse a folder that holds a model or a run of another recipe, whatever its length.
+
+    ``usual`` is what earlier versions did without settings that they did not have.
 
     Raises
     ------
@@ -40,7 +42,8 @@ def refuse_other(output: Path, recipe: dict[str, Any]) -> None:
         free = {name: recipe["run"][name] for name in HARMLESS + LENGTH}
         found["run"] = found.get("run", {}) | free
         # Through JSON and back, so that tuples compare equal to the lists of the file.
-        if names := differing(found, {"init": None} | json.loads(json.dumps(recipe))):
+        wanted, usual = json.loads(json.dumps([{"init": None} | recipe, usual]))
+        if names := differing(found, wanted, usual):
             raise MaskweaveError(
                 f"{output} holds a run of another recipe ({file}: not the same "
                 f"{', '.join(names)}); name a new folder"
@@ -88,12 +91,16 @@ def lengths(output: Path, run: RunConfig, images: int) -> Lengths:
     return Lengths(kept | {str(done): wanted}, note if done else "")
 
 
-def differing(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """Return the dotted names of what is not as wanted."""
+def differing(
+    found: dict[str, Any], wanted: dict[str, Any], usual: dict[str, Any] | None = None
+) -> list[str]:
+    """Return the dotted names of what is not as wanted; what is not found is as usual."""
     names: list[str] = []
     for name, value in wanted.items():
-        if isinstance(value, dict) and isinstance(found.get(name), dict):
-            names += [f"{name}.{inner}" for inner in differing(found[name], value)]
-        elif found.get(name) != value:
+        there = found.get(name, (usual or {}).get(name))
+        if isinstance(value, dict) and isinstance(there, dict):
+            inner = differing(there, value, (usual or {}).get(name))
+            names += [f"{name}.{each}" for each in inner]
+        elif there != value:
             names.append(name)
     return names

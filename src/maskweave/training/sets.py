@@ -1,6 +1,6 @@
 """The images of a run: those that are trained on, and those held out for validation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from jaxtyping import UInt8
 from torch import Tensor
 
-from maskweave.data.cache import Images, cached_images, cached_photos
+from maskweave.data.cache import CachedImages, CachedPhotos, Images, cached_images, cached_photos
 from maskweave.data.check import SPLITS
 from maskweave.data.folder import photo, square
+from maskweave.data.labels import folder_labels
 from maskweave.data.shards import ImageShards
 from maskweave.data.split import is_validation
 from maskweave.errors import MaskweaveError
@@ -40,6 +41,10 @@ class Sets(NamedTuple):
     """Places of those that are trained on."""
     validation: UInt8[Tensor, "batch 3 size size"]
     """Squares for figures and sample pictures."""
+    labels: list[int]
+    """Label of each image of the folder; empty where none are wanted."""
+    validation_labels: list[int]
+    """Labels of the squares."""
 
 
 def read_sets(
@@ -49,6 +54,7 @@ def read_sets(
     examples: ExamplesConfig,
     cache: Path,
     accelerator: Accelerator,
+    classes: Sequence[str] = (),
 ) -> Sets:
     """Read the images of a run, in one process of a machine before the others.
 
@@ -67,11 +73,15 @@ def read_sets(
         Where images are kept ready for training.
     accelerator : Accelerator
         From ``accelerator_for``.
+    classes : sequence of str
+        Names of the folders in ``data`` that are the labels of the images in them. Images for
+        validation that lie in no such folder have none.
 
     Raises
     ------
     MaskweaveError
-        If a folder has no images, or too many that cannot be used, or all are held out.
+        If a folder has no images, or too many that cannot be used, or all are held out, or an image
+        lies in no folder that labels it.
     """
     with accelerator.local_main_process_first():
         told = accelerator.is_main_process
@@ -95,7 +105,18 @@ def read_sets(
     # By their hashes, so that none of a folder's parts is preferred.
     chosen = sorted(held_out, key=watched.digests.__getitem__)[:VALIDATION_IMAGES]
     squares = [square(watched[i].transpose(1, 2, 0), size) for i in chosen]
-    return Sets(images, indices, torch.from_numpy(np.stack(squares)))
+    labels, watched_labels = list[int](), list[int]()
+    if classes:
+        labels = folder_labels(_names(data, images), classes, None)
+        shown = [_names(validation or data, watched)[i] for i in chosen]
+        watched_labels = folder_labels(shown, classes, len(classes))
+    return Sets(images, indices, torch.from_numpy(np.stack(squares)), labels, watched_labels)
+
+
+def _names(directory: Path, images: Images) -> Sequence[str]:
+    if isinstance(images, CachedImages | CachedPhotos):
+        return images.names
+    raise MaskweaveError(f"{directory} holds shards: labels are names of folders of images")
 
 
 def _open(directory: Path, size: int, photos: bool, cache: Path, told: bool) -> Images:

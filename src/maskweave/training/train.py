@@ -1,9 +1,11 @@
 """The commands of training: images to a tokenizer, then to a transformer, then a better decoder."""
 
+import hashlib
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,18 +14,21 @@ from torch import nn
 from maskweave.checkpoint import identity, load_tokenizer, load_transformer
 from maskweave.data.augment import to_unit_range
 from maskweave.data.cache import cached_tokens
+from maskweave.data.labels import folder_names
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, user_cache, write_json, write_whole
+from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
-from maskweave.training.examples import Examples, ExamplesConfig
-from maskweave.training.loop import RunConfig, Task, accelerator_for, course_of, fit
+from maskweave.training.examples import Examples
+from maskweave.training.loop import Task, accelerator_for, course_of, fit
 from maskweave.training.same_run import differing, lengths, refuse_other
 from maskweave.training.sets import read_sets
 from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
 from maskweave.training.transformer_task import TransformerRecipe, TransformerTask
+from maskweave.transformer import BidirectionalTransformer
 
 CARD = """\
 # {name}
@@ -47,25 +52,29 @@ class _Folders(NamedTuple):
 class _Stage:
     """What all stages do before and after the training itself.
 
-    A run is told from others by what it is ``made_of``; its model takes squares of side ``size``.
+    A run is told from others by its recipe and what it is made of ``beside``; its model takes
+    squares of side ``size``.
     """
 
     def __init__(
         self,
-        made_of: dict[str, Any],
-        run: RunConfig,
-        examples: ExamplesConfig,
+        recipe: TokenizerRecipe | TransformerRecipe | DecoderRecipe,
+        beside: dict[str, Any],
         folders: _Folders,
         size: int,
+        classes: Sequence[str] = (),
     ) -> None:
-        self.size, self.examples = size, examples
-        self.made_of, self.run, self.output = made_of, run, folders.output
+        run, examples = recipe.run, recipe.examples
+        self.size, self.examples, self.run, self.output = size, examples, run, folders.output
+        self.made_of = asdict(recipe) | beside
+        self.usual = asdict(type(recipe)()) | {"defaults": asdict(DecodeSettings())}
         self.cache = folders.cache or user_cache()
         _refuse_among_images(self.output, folders.data, folders.validation)
-        refuse_other(self.output, made_of)
+        refuse_other(self.output, self.made_of, self.usual)
         self.accelerator = accelerator_for(run, self.output)
         self.data = read_sets(
-            folders.data, folders.validation, size, examples, self.cache, self.accelerator
+            *(folders.data, folders.validation, size, examples, self.cache, self.accelerator),
+            classes,
         )
         self.course = course_of(run, len(self.data.indices))
         self.lengths, self.told = lengths(self.output, run, len(self.data.indices))
@@ -77,7 +86,9 @@ class _Stage:
         ``tokens`` are those of all images, where they are cached.
         """
         made_of = self.made_of | {"images": self.data.images.key}
-        refuse_other(self.output, made_of)
+        if labels := self.data.labels:
+            made_of["labels"] = hashlib.sha256(np.array(labels, "<i8").tobytes()).hexdigest()
+        refuse_other(self.output, made_of, self.usual)
         if len(self.lengths) > 1:
             made_of["lengths"] = self.lengths
         self.accelerator.wait_for_everyone()
@@ -85,9 +96,9 @@ class _Stage:
             if self.told:
                 print("note:", self.told, file=sys.stderr)
             write_json(self.output / "recipe.json", made_of)
-        images, indices, _ = self.data
-        dataset = Examples(images, indices, self.size, self.examples, tokens)
-        fit(task, dataset, len(indices), self.run, self.output, self.accelerator)
+        data = self.data
+        dataset = Examples(data.images, data.indices, self.size, self.examples, tokens, data.labels)
+        fit(task, dataset, len(data.indices), self.run, self.output, self.accelerator)
 
     def write_card(self, name: str, tokenizer: Tokenizer) -> None:
         """Write the model's card from what the last checkpoint says.
@@ -149,9 +160,9 @@ def train_tokenizer(
         or holds a model or a run of another recipe, ``init`` is of other sizes, or a disk is full.
     """
     start: VQGAN | None = load_tokenizer(init) if init else None  # type: ignore[assignment]
-    made_of = asdict(recipe) | _started_from(start, recipe.model, init)
+    beside = _started_from(start, recipe.model, init)
     folders = _folders(data, output, validation, cache)
-    stage = _Stage(made_of, recipe.run, recipe.examples, folders, recipe.model.image_size)
+    stage = _Stage(recipe, beside, folders, recipe.model.image_size)
     task = TokenizerTask(recipe, stage.data.validation, stage.accelerator, stage.course, start)
     stage.fit(task)
 
@@ -164,37 +175,46 @@ def train_transformer(
     validation: str | Path | None = None,
     cache: str | Path | None = None,
     init: str | Path | None = None,
+    labels: Literal["folders"] | None = None,
 ) -> None:
     """Train stage 2 on a set of images; ``output`` becomes a model that the pipeline loads.
 
     ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
     is taken, and the patch if the transformer sees one; the images are tokenised once, into
-    ``cache``. ``init`` is the folder of a transformer component. The rest is as in
-    ``train_tokenizer``, but that a run on another tokenizer is refused as well.
+    ``cache``. ``init`` is the folder of a transformer component. With ``labels="folders"`` the
+    transformer learns what the images of each folder in ``data`` show: an image's label is the
+    place of its folder among all, sorted by name. The rest is as in ``train_tokenizer``, but that a
+    run on another tokenizer is refused as well.
     """
     vqgan = load_tokenizer(tokenizer)
+    classes = folder_names(Path(data)) if labels else ()
     model = replace(
         recipe.model,
         codebook_size=vqgan.codebook_size,
         grid=vqgan.grid,
         patch_size=vqgan.patch_size if recipe.model.patch_size else 0,
         guided=vqgan.guided and recipe.model.patch_size > 0,
+        classes=len(classes),
+        class_names=classes,
     )
     recipe = replace(recipe, model=model)
     start = load_transformer(init) if init else None
-    made_of = asdict(recipe) | {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
+    if start is not None and not isinstance(start, BidirectionalTransformer):
+        raise MaskweaveError(f"{init} is {start.config.architecture}, which is not trained here")
+    beside = {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
     folders = _folders(data, output, validation, cache)
     recipe.examples.check(vqgan.image_size[0], recipe.model.guided)
-    stage = _Stage(made_of, recipe.run, recipe.examples, folders, vqgan.image_size[0])
+    stage = _Stage(recipe, beside, folders, vqgan.image_size[0], classes)
     found, accelerator = stage.data, stage.accelerator
-    task = TransformerTask(recipe, vqgan, found.validation, accelerator, stage.course, start)
+    parts = (recipe, vqgan, found.validation, accelerator, stage.course, start)
+    task = TransformerTask(*parts, found.validation_labels)
     tokens = None
     if recipe.masking.views:
         with accelerator.local_main_process_first():
             tokens = cached_tokens(
                 found.images,
                 lambda images: _encode(vqgan, images, accelerator.device),
-                made_of["tokenizer"],
+                beside["tokenizer"],
                 views=recipe.masking.views,
                 shift=recipe.examples.shift,
                 cache=stage.cache,
@@ -221,12 +241,12 @@ def train_decoder(
         raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
     size = pipeline.tokenizer.config.image_size
     recipe.examples.check(size, pipeline.tokenizer.guided)
-    made_of = asdict(recipe) | {
+    beside = {
         "model": identity(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
     folders = _folders(data, output, validation, cache)
-    stage = _Stage(made_of, recipe.run, recipe.examples, folders, size)
+    stage = _Stage(recipe, beside, folders, size)
     task = DecoderTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
     stage.fit(task)
     stage.write_card("decoder", pipeline.tokenizer)

@@ -13,7 +13,7 @@ from torch import Tensor
 from maskweave.errors import MaskweaveError
 from maskweave.fill import fill_tokens
 from maskweave.guide import interpolated
-from maskweave.holes import known_patches, token_mask
+from maskweave.holes import known_patches
 from maskweave.maskgit import DecodeSettings, corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
@@ -67,7 +67,8 @@ class TransformerRecipe:
     """Everything that decides a run of stage 2, except the images and the tokenizer."""
 
     model: TransformerConfig = TransformerConfig()
-    """Sizes of the transformer; the numbers of codes and tokens are the tokenizer's."""
+    """Sizes of the transformer; the numbers of codes and tokens are the tokenizer's, the classes
+    those of the images' labels."""
     examples: ExamplesConfig = ExamplesConfig(whole=0.2)
     """Pictures, and holes under which tokens are masked; where everything is hole, the masked
     tokens lie scattered."""
@@ -77,6 +78,9 @@ class TransformerRecipe:
     """Settings of the optimiser of the transformer."""
     run: RunConfig = RunConfig()
     """Length, batch size, seed and intervals."""
+    label_dropout: Share = 0.1
+    """Share of examples that are shown without their label, so that the transformer learns to do
+    without it too, as guidance needs (Ho and Salimans 2022, section 3.2)."""
 
     def __post_init__(self) -> None:
         """Refuse crops at random whose tokens would have to be known before."""
@@ -87,7 +91,8 @@ class TransformerRecipe:
 class TransformerTask:
     """Trains a bidirectional transformer on the tokens of a frozen tokenizer.
 
-    ``start`` is a transformer to go on with; else the weights are random at first.
+    ``start`` is a transformer to go on with; else the weights are random at first. ``labels`` are
+    those of the validation images, where the transformer has classes.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class TransformerTask:
         accelerator: Accelerator,
         course: Course,
         start: BidirectionalTransformer | None = None,
+        labels: Sequence[int] = (),
     ) -> None:
         self.model, self.masking, self.accelerator = recipe.model, recipe.masking, accelerator
         self.crops = recipe.examples.crop > 0
@@ -109,6 +115,8 @@ class TransformerTask:
         self.learner = Learner(transformer, recipe.optimiser, course, accelerator)
         self.mask_token, self.patch_size = self.model.mask_token, tokenizer.patch_size
         self.validation = Validation(validation, recipe.examples.validated, accelerator)
+        self.label_dropout = recipe.label_dropout
+        self.validation_labels = torch.tensor(labels, dtype=torch.long, device=accelerator.device)
 
     def step(self, batch: Sequence[Any], step: int) -> Scalars:
         """Update the transformer on one batch."""
@@ -120,19 +128,20 @@ class TransformerTask:
                 tokens = self.tokenizer.encode(images)
         holed = self.masking.holed_tokens and not self.tokenizer.patch_local
         seen = self._seen(images, tokens, hole) if holed else tokens
-        low_high = self.masking.ratio
+        low_high, generators = self.masking.ratio, example.generators()
         inputs, masked = corrupt(
             seen,
             self.mask_token,
             ratio=(low_high[0], low_high[1]) if low_high else named(self.masking.schedule),
-            generators=example.generators(),
-            region=token_mask(hole, self.patch_size),
+            generators=generators,
+            region=self.tokenizer.token_mask(hole),
             independent=self.masking.independent,
         )
         guide = example.guide(images) if self.model.guided else None
         known = known_patches(images, hole, self.patch_size, guide)
         rate = self.learner.begin(step)
-        scalars = self._backward(inputs, masked, tokens, known)
+        labels = self._labels(example, generators)
+        scalars = self._backward(inputs, masked, tokens, known, labels)
         scalars |= {"gradient_norm": self.learner.update(), "learning_rate": rate}
         self.ema.update_parameters(self.learner.module)
         return scalars
@@ -142,10 +151,29 @@ class TransformerTask:
     ) -> Int[Tensor, "batch length"]:
         """Return tokens as decoding meets them: known ones of the holed image, true ones in it."""
         with torch.no_grad():
-            seen = self.tokenizer.encode(images.masked_fill(hole[:, None], 0.0))
-        return torch.where(token_mask(hole, self.patch_size), tokens, seen)
+            seen = self.tokenizer.encode_known(images, hole)
+        return torch.where(self.tokenizer.token_mask(hole), tokens, seen)
 
-    def _backward(self, inputs: Tensor, masked: Tensor, truth: Tensor, known: Tensor) -> Scalars:
+    def _labels(
+        self, example: Example, generators: Sequence[torch.Generator]
+    ) -> Int[Tensor, "batch"] | None:
+        """Return labels, some replaced by the null class; None where there are no classes."""
+        if not self.model.classes:
+            return None
+        labels = torch.as_tensor(example.label)
+        draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
+        dropped = (draws < self.label_dropout).to(labels.device)
+        return labels.masked_fill(dropped, self.model.classes)
+
+    def _told(self, chunk: Chunk) -> Int[Tensor, "batch"] | None:
+        """Return the labels of validation images."""
+        if not self.model.classes:
+            return None
+        return self.validation_labels[chunk.numbers.start : chunk.numbers.stop]
+
+    def _backward(
+        self, inputs: Tensor, masked: Tensor, truth: Tensor, known: Tensor, labels: Tensor | None
+    ) -> Scalars:
         """Add up the gradients of the loss over the parts of a batch; return what to log.
 
         All weights are divided by their sum over the whole batch, wherever it lies, so that the
@@ -158,7 +186,8 @@ class TransformerTask:
         losses: list[Tensor] = []
         hits = torch.zeros_like(masked)
         for i in self.learner.parts(len(inputs)):
-            logits = self.learner.model(inputs[i], counted[i], known[i])  # (M, K)
+            told = None if labels is None else labels[i]
+            logits = self.learner.model(inputs[i], counted[i], known[i], told)  # (M, K)
             loss = masked_loss(
                 logits,
                 truth[i][counted[i]],
@@ -211,12 +240,12 @@ class TransformerTask:
             self.mask_token,
             ratio=(ratio, ratio),
             generators=chunk.generators(),
-            region=token_mask(chunk.hole, self.patch_size),
+            region=self.tokenizer.token_mask(chunk.hole),
         )
         guide = interpolated(chunk.images, chunk.hole) if self.model.guided else None
         known = known_patches(chunk.images, chunk.hole, self.patch_size, guide)
         with self.accelerator.autocast():
-            logits = model(inputs, None, known)
+            logits = model(inputs, None, known, self._told(chunk))
         hits = logits.argmax(-1) == truth
         if ratio < 1:
             means.add(f"accuracy_by_ratio/{ratio:.2f}", hits[masked])
@@ -232,7 +261,7 @@ class TransformerTask:
         _, images, hole = chunk
         with self.accelerator.autocast():
             parts = (self.tokenizer, model, chunk.holed, hole, chunk.generators())
-            filled = fill_tokens(*parts, DecodeSettings())
+            filled = fill_tokens(*parts, DecodeSettings(), condition=self._told(chunk))
         painted = [
             torch.where(hole[:, None], self.tokenizer.decode(tokens, chunk.holed, hole), images)
             for tokens in (filled, truth)
