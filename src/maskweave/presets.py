@@ -179,7 +179,7 @@ DECODERS = {
         fill_steps=2,
         token_temperature=0.5,
         examples=PHOTOS,
-        loss=PaintingLoss(perceptual=0.7, adversarial_start=0.1),
+        loss=PaintingLoss(perceptual=0.7, adversarial_start=0.3),
         optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99), warmup=200, decay=0.4),
         run=RunConfig(steps=10_000, batch_size=16, save_every=250),
     ),
