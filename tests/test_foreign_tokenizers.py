@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from skimage.data import chelsea
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -176,3 +177,22 @@ def test_the_command_makes_a_component(golden: Golden, shared: Path, tmp_path: P
     assert code == 2 and "exists; --overwrite replaces it" in err
     assert run(*command, "--image-size", 128, "--overwrite")[0] == 0
     assert load_tokenizer(output).image_size == (128, 128)
+
+
+@torch.no_grad()
+def test_tokens_beside_a_hole_are_more_like_those_of_the_whole_image_than_beside_a_blank(
+    golden: Golden, shared: Path, tmp_path: Path
+) -> None:
+    """Law 2 for encoders that see across tokens, and what its price is."""
+    model = loaded(golden, shared, tmp_path / "component")
+    patch, side = model.patch_size, 16 * model.patch_size
+    photo = torch.from_numpy(chelsea()[:side, 160 : 160 + side]).permute(2, 0, 1)[None] / 127.5 - 1
+    hole = torch.zeros(1, side, side, dtype=torch.bool)
+    hole[:, 6 * patch : 10 * patch, 6 * patch : 10 * patch] = True
+    other = torch.where(hole[:, None], torch.rand_like(photo), photo)
+    known = model.encode_known(photo, hole)
+    assert torch.equal(model.encode_known(other, hole), known)
+    whole, blank = model.encode(photo), model.encode(photo.masked_fill(hole[:, None], 0.0))
+    masked = model.token_mask(hole)
+    assert masked.sum() == (4 + 2 * model.config.dilation) ** 2
+    assert (known != whole)[~masked].sum() < 0.8 * (blank != whole)[~masked].sum()

@@ -31,6 +31,7 @@ from maskweave.models import SHIPPED, shipped_models
 from maskweave.settings import readable
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
+from maskweave.tokenizer.painted import PaintedConfig, PaintedVQGAN
 from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.transformer import BidirectionalTransformer, Transformer, TransformerConfig
 
@@ -103,6 +104,8 @@ def blank_tokenizer(directory: str | Path) -> Tokenizer:
                 return VQGAN(as_config(TokenizerConfig, fields, file))
             case "convolutional_vqgan":
                 return ConvolutionalVQGAN(as_config(ConvolutionalConfig, fields, file))
+            case "painted_vqgan":
+                return PaintedVQGAN(as_config(PaintedConfig, fields, file))
             case other:
                 raise MaskweaveError(f"{file}: unknown architecture {other!r:.40} of a tokenizer")
 
@@ -125,8 +128,12 @@ def _blank_transformer(directory: Path) -> Transformer:
             case "halton_transformer":
                 return HaltonTransformer(as_config(HaltonConfig, fields, file))
             case "amused_transformer":
+                config = as_config(AmusedConfig, fields, file)
                 files = {name: read_small(directory / name) for name in (VOCABULARY, MERGES)}
-                return AmusedTransformer(as_config(AmusedConfig, fields, file), files)
+                try:
+                    return AmusedTransformer(config, files)
+                except MaskweaveError as error:
+                    raise MaskweaveError(f"{directory}: {error}") from error
             case other:
                 raise MaskweaveError(f"{file}: unknown architecture {other!r:.40} of a transformer")
 
@@ -156,7 +163,7 @@ def resolve(name: str | Path, **hub: Any) -> Path:
     if not HUB_ID.fullmatch(str(name)):
         raise MaskweaveError(f"unknown model {str(name)!r}: no folder, and shipped are {shipped}")
     with _hub(f"model {str(name)!r} is no folder and not on the hub (shipped are {shipped})"):
-        patterns = ["*.json", "*.safetensors", "*.md", *GRAPHS]
+        patterns = ["*.json", "*.safetensors", "*.md", f"*{MERGES}", *GRAPHS]
         return _downloaded(str(name), patterns, **hub)
 
 

@@ -20,7 +20,8 @@ def convert(
     family: Annotated[
         str | None,
         typer.Argument(
-            help="Whose checkpoints: lab (the default), google, openmuse, taming, llamagen, amused."
+            help="Whose checkpoints: lab (the default), google, openmuse, taming, halton, "
+            "llamagen, amused."
         ),
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="File of the tokenizer.")] = None,
@@ -30,7 +31,11 @@ def convert(
         typer.Option(help="Folder as the project publishes it, instead of files."),
     ] = None,
     heads: Annotated[
-        int | None, typer.Option(min=1, help="lab: attention heads of the transformer; 16.")
+        int | None,
+        typer.Option(
+            min=1,
+            help="Attention heads of the transformer. lab: 16; halton: those of its own sizes.",
+        ),
     ] = None,
     qkv_layout: Annotated[
         Literal["roles", "heads"] | None,
@@ -48,7 +53,7 @@ def convert(
     """Convert checkpoints of other projects: two files to a model, one to a component.
 
     Of the lab a file of the whole model can be given for both. What its model then predicts of a
-    photo is said on stderr.
+    photo is said on stderr. The transformer's file of amused lies in the folder as published.
     """
     from maskweave.convert.families import Options
     from maskweave.convert.folder import convert as make

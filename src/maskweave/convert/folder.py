@@ -55,7 +55,7 @@ Converted by `maskweave convert {family}` from checkpoints of {project}, whose l
 - **Sizes**: {sizes}.
 - **Limits**: the decoder does not see the known pixels, so seams can show at the hole's border.
   The encoder sees beyond a token's patch, so the tokens around a hole are not those of whole
-  images, on which transformers are trained.
+  images, on which transformers are trained: those nearest to it are masked with it.
 """
 
 
