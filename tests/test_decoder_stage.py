@@ -10,12 +10,10 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 
 from conftest import batch_of, tiny_pipeline
-from maskweave.checkpoint import save_component
 from maskweave.data.augment import to_unit_range
 from maskweave.errors import MaskweaveError
 from maskweave.holes import draw_holes, known_patches, token_mask
 from maskweave.pipeline import InpaintPipeline
-from maskweave.tokenizer.convolutional import ConvolutionalConfig, ConvolutionalVQGAN
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training import decoder_task
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
@@ -169,18 +167,6 @@ def test_a_run_on_another_model_is_refused(run: Path, noise: Path, tmp_path: Pat
     tiny_pipeline(seed=1).save_pretrained(tmp_path / "other")
     with pytest.raises(MaskweaveError, match="not the same model"):
         train_decoder(RECIPE, noise, tmp_path / "other", run)
-
-
-def test_the_reference_vqgan_is_refused(noise: Path, tmp_path: Path) -> None:
-    tiny_pipeline(patch_size=0).save_pretrained(tmp_path)
-    down: tuple = ("down", "down")
-    up: tuple = ("up", "up")
-    config = ConvolutionalConfig(
-        down, (32,) * 3, up, (32,) * 3, 16, codebook_size=32, codebook_dim=8
-    )
-    save_component(ConvolutionalVQGAN(config), tmp_path / "tokenizer")
-    with pytest.raises(MaskweaveError, match="reference VQGAN does not see known pixels"):
-        train_decoder(RECIPE, noise, tmp_path, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from maskweave.images import Hole, Pixels
 from maskweave.pipeline import InpaintPipeline
 from maskweave.recall import made_by
 from maskweave.tokenizer.losses import perceptual_loss
+from maskweave.training.decoder_task import DecoderRecipe
+from maskweave.training.train import train_decoder
 
 RUNTIMES = ("openvino", "onnx")
 MODELS = {"plain": tiny_pipeline, "guided": tiny_guided}
@@ -251,6 +253,7 @@ def test_what_an_export_cannot_do_is_refused(exported: Path, tmp_path: Path) -> 
         (lambda: pipeline.to(torch.bfloat16), "runs on the CPU"),
         (lambda: pipeline.save_pretrained(tmp_path), "has no weights to save"),
         (lambda: write_model(exported, "onnx", tmp_path / "again"), "exported already"),
+        (lambda: train_decoder(DecoderRecipe(), tmp_path, exported, tmp_path), "is exported"),
     ):
         with pytest.raises(MaskweaveError, match=told):
             action()

@@ -1,24 +1,21 @@
 """VQGAN (Esser et al. 2021): an image to a grid of tokens, and tokens to an image."""
 
-from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
-import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
-from maskweave.guide import Guide, interpolated
+from maskweave.guide import Guide
 from maskweave.holes import token_mask
 from maskweave.settings import Blocks, settings
-from maskweave.tokenizer.base import Tokenizer
 from maskweave.tokenizer.decoder import Decoder
 from maskweave.tokenizer.encoder import PatchEncoder
+from maskweave.tokenizer.painted import PaintingTokenizer, Width
 from maskweave.tokenizer.quantize import Codebook
 
 Size = Annotated[int, Field(ge=1, le=2**16)]
-Width = Annotated[int, Field(ge=8, le=2**12, multiple_of=8)]
 
 
 @settings
@@ -72,10 +69,9 @@ class Reconstruction(NamedTuple):
     """Scalar."""
 
 
-class VQGAN(Tokenizer):
+class VQGAN(PaintingTokenizer):
     """A patch encoder, a codebook, and a decoder that also sees the known pixels and the hole."""
 
-    sees_known = True
     patch_local = True
 
     def __init__(self, config: TokenizerConfig) -> None:
@@ -101,22 +97,6 @@ class VQGAN(Tokenizer):
     def encode(self, images: Float[Tensor, "batch 3 height width"]) -> Int[Tensor, "batch length"]:
         """Return the tokens of images in [-1, 1], row by row."""
         return self.codebook.nearest(self.encoder(images))
-
-    def paint(
-        self,
-        codes: Float[Tensor, "batch length codebook_dim"],
-        known: Float[Tensor, "batch 3 height width"] | None = None,
-        hole: Bool[Tensor, "batch height width"] | None = None,
-        guide: Guide | None = None,
-    ) -> Float[Tensor, "batch 3 height width"]:
-        """Paint images that join the known pixels."""
-        if (known is None) != (hole is None):
-            raise MaskweaveError("known pixels and their hole go together: give both or neither")
-        if known is None or hole is None:
-            known = codes.new_zeros(len(codes), 3, *self.image_size)
-            hole = torch.ones(len(codes), *self.image_size, dtype=torch.bool, device=codes.device)
-        guide = (guide or interpolated(known, hole)) if self.guided else None
-        return self.decoder(self.on_grid(codes), known, hole, guide).clamp(-1, 1)
 
     def forward(
         self,
@@ -147,8 +127,3 @@ class VQGAN(Tokenizer):
         """Return codes without those under the holes of the images that are ``unknown``."""
         where = token_mask(hole, self.patch_size) & unknown[:, None]
         return codes.masked_fill(where[..., None], 0.0)
-
-    def deepen(self, blocks: int) -> None:
-        """Add residual blocks to the decoder at the token grid, which at first change nothing."""
-        self.config = replace(self.config, decoder_blocks=self.config.decoder_blocks + blocks)
-        self.decoder.deepen(blocks)

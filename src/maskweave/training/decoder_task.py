@@ -17,7 +17,7 @@ from maskweave.guide import Guide, interpolated
 from maskweave.maskgit import Steps, Temperature
 from maskweave.pipeline import InpaintPipeline
 from maskweave.settings import Share, settings
-from maskweave.tokenizer.vqgan import VQGAN
+from maskweave.tokenizer.painted import PaintingTokenizer, Width
 from maskweave.training.examples import Example, ExamplesConfig
 from maskweave.training.loop import Course, RunConfig, Scalars
 from maskweave.training.optimiser import Learner, OptimiserConfig, averaged
@@ -41,6 +41,9 @@ class DecoderRecipe:
     """Temperature at which it samples tokens, likewise."""
     blocks: Annotated[int, Field(ge=0, le=100)] = 0
     """Residual blocks added to the decoder at the token grid, for a wider view of the known."""
+    channels: tuple[Width, ...] = ()
+    """Widths, from pixels down to the token grid, of the decoder that a tokenizer of another
+    project gets in the place of its own; by default those of ``PaintedVQGAN.around``."""
     examples: ExamplesConfig = ExamplesConfig()
     """Pictures and holes."""
     loss: PaintingLoss = PaintingLoss()
@@ -56,7 +59,7 @@ class DecoderTask:
 
     The transformer's tokens differ from the true ones, from which stage 1 learnt to paint: here the
     decoder learns to make the best of them beside the known pixels. The model's tokenizer is a
-    ``VQGAN``.
+    ``PaintingTokenizer``.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class DecoderTask:
     ) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         self.model = model.to(accelerator.device)
-        self.tokenizer: VQGAN = model.tokenizer  # type: ignore[assignment]
+        self.tokenizer: PaintingTokenizer = model.tokenizer  # type: ignore[assignment]
         model.transformer.requires_grad_(False)
         self.tokenizer.requires_grad_(False)
         self.tokenizer.deepen(recipe.blocks)
@@ -112,7 +115,11 @@ class DecoderTask:
         """Return true codes or, of a share of the images, those of the transformer's fill."""
         draws = torch.stack([torch.rand(2, generator=generator) for generator in generators])
         filled, expected = draws[:, 0] < self.recipe.filled, draws[:, 1] < self.recipe.expected
-        codes = self.tokenizer.codes[self.tokenizer.encode(images)]
+        tokens = self.tokenizer.encode(images)
+        if not self.tokenizer.patch_local:  # known tokens that have seen nothing under the hole
+            seen = self.tokenizer.encode_known(images, hole)
+            tokens = torch.where(self.tokenizer.token_mask(hole), tokens, seen)
+        codes = self.tokenizer.codes[tokens]
         for fill, chosen in (
             (self._expected, filled & expected),
             (self._sampled, filled & ~expected),
@@ -178,11 +185,11 @@ class DecoderTask:
 
     def flops(self) -> int:
         """Return the operations of one image's passes through the decoder and LPIPS."""
-        config, decoder = self.tokenizer.config, deepcopy(self.ema.module)
+        decoder = deepcopy(self.ema.module)
         codes = self.tokenizer.on_grid(
             self.tokenizer.codes[:1].expand(self.tokenizer.length, -1)[None]
         )
         return self.painting.flops(
             lambda images, hole: decoder(codes, images, hole, self._guide(images, hole)),
-            config.image_size,
+            self.tokenizer.image_size[0],
         )

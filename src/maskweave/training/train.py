@@ -20,6 +20,8 @@ from maskweave.files import read_json, user_cache, write_json, write_whole
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.base import Tokenizer
+from maskweave.tokenizer.convolutional import ConvolutionalVQGAN
+from maskweave.tokenizer.painted import PaintedVQGAN, PaintingTokenizer
 from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.examples import Examples
@@ -233,20 +235,24 @@ def train_decoder(
 ) -> None:
     """Train stage 3 on a set of images: ``output`` becomes the model with a better decoder.
 
-    ``model`` is the folder of a model. The rest is as in ``train_tokenizer``, but that a run on
-    another model is refused as well.
+    ``model`` is the folder of a model. If its tokenizer is another project's, that keeps its
+    encoder and its codes, and a new decoder learns, which sees the known pixels. The rest is as in
+    ``train_tokenizer``, but that a run on another model is refused as well.
     """
     pipeline = InpaintPipeline.from_pretrained(model)
-    if not pipeline.tokenizer.sees_known:
-        raise MaskweaveError("the decoder of the reference VQGAN does not see known pixels")
-    size = pipeline.tokenizer.config.image_size
-    recipe.examples.check(size, pipeline.tokenizer.guided)
+    tokenizer = pipeline.tokenizer
+    if not isinstance(tokenizer, PaintingTokenizer | ConvolutionalVQGAN):
+        raise MaskweaveError(f"{model} is exported: train the model that it was made of")
+    size = tokenizer.image_size[0]
+    recipe.examples.check(size, tokenizer.guided)
     beside = {
         "model": identity(pipeline.tokenizer, pipeline.transformer),
         "defaults": asdict(pipeline.defaults),
     }
     folders = _folders(data, output, validation, cache)
     stage = _Stage(recipe, beside, folders, size)
+    if isinstance(tokenizer, ConvolutionalVQGAN):
+        pipeline.tokenizer = PaintedVQGAN.around(tokenizer, recipe.channels)
     task = DecoderTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
     stage.fit(task)
     stage.write_card("decoder", pipeline.tokenizer)
