@@ -30,7 +30,7 @@ CHROMIUM = (
     or shutil.which("chromium")
     or shutil.which("google-chrome")
 )
-PATIENCE = 120_000
+PATIENCE = 300_000
 """Milliseconds; without a graphics card and beside other work browsers are slow."""
 
 pytestmark = [
@@ -49,20 +49,49 @@ from maskweave.pipeline import load_pipeline
 from maskweave.web.app import make_app
 from maskweave.web.service import Service
 
-model, port, slow = sys.argv[1:]
+model, port, gate = sys.argv[1:]
+passes = 0
+
+def allowed():
+    try:
+        return Path(gate).stat().st_size
+    except FileNotFoundError:
+        return float("inf")
+
+def wait(*_):
+    global passes
+    while passes >= allowed():
+        time.sleep(0.05)
+    passes += Path(gate).exists()
 
 def load(name):
     pipeline = load_pipeline(name)
-    pause = lambda *_: time.sleep(5 if Path(slow).exists() else 0)
-    pipeline.transformer.register_forward_pre_hook(pause)
+    pipeline.transformer.register_forward_pre_hook(wait)
     return pipeline
 
 app = make_app(Service(model, load=load, max_pixels=500_000), "1")
 print(os.environ["GRADIO_TEMP_DIR"], flush=True)
 uvicorn.run(app, port=int(port), log_level="error")
 """
-"""A server of the page, in which each pass takes five seconds while there is a file."""
+"""A server of the page whose model passes once for each byte of a file, while there is one."""
 
+DRAWN = """
+let editor, drawn = 0;
+Object.defineProperty(window, "editor", {
+  get: () => editor,
+  set: (made) => { editor = made; made.on("input", () => { drawn += 1; }); },
+});
+window.drawn = () => drawn;
+window.fitted = () => {
+  const { app, image_container: image, width, height } = editor;
+  const scale = editor.tools.get("zoom").calculate_min_zoom(width, height);
+  const left = (app.screen.width - width * scale) / 2;
+  const top = (app.screen.height - height * scale) / 2;
+  const near = (one, other, most) => Math.abs(one - other) < most;
+  return near(image.scale.x, scale, 0.01) && near(image.x, left, 1) && near(image.y, top, 1);
+};
+"""
+"""Tells how often the editor has drawn a photo with its mask, and whether it shows all of it."""
 
 PASTE = """bytes => {
   const clipboardData = new DataTransfer();
@@ -78,8 +107,8 @@ class Site(NamedTuple):
     address: str
     folder: Path
     """Where it keeps what comes and goes."""
-    slow: Path
-    """While there is such a file, each pass of the model takes five seconds."""
+    gate: Path
+    """While there is such a file, the model passes only as often as it has bytes."""
 
 
 class Visit:
@@ -91,16 +120,17 @@ class Visit:
         self.page.set_default_timeout(PATIENCE)
         self.requests: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        with self.shown():
-            self.page.goto(site.address)
+        self.page.add_init_script(DRAWN)
+        self.page.goto(site.address)
+        self.page.wait_for_function("window.drawn() > 0 && window.fitted()")
         self.photo("chelsea", 451, 300)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Wait until a mask that is asked for within is shown in the editor."""
-        with self.page.expect_response(lambda response: "shown-mask" in response.url):
-            yield
-        self.page.wait_for_timeout(2000)  # the editor does not tell when it has drawn it
+        """Wait until a mask that is asked for within is drawn in the editor."""
+        before = self.page.evaluate("window.drawn()")
+        yield
+        self.page.wait_for_function("n => window.drawn() > n && window.fitted()", arg=before)
 
     def photo(self, name: str, width: int, height: int) -> None:
         """Wait until the editor shows a photo."""
@@ -108,7 +138,7 @@ class Visit:
             "([label, width, height]) => document.querySelector('#editor label')"
             "?.innerText.includes(label)"
             " && window.editor.width == width && window.editor.height == height",
-            arg=[f"{name}: {width} x {height}", width, height],
+            arg=[f"{width} x {height}: {name}", width, height],
         )
 
     def status(self, words: str) -> None:
@@ -140,18 +170,17 @@ class Visit:
         x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] * 0.6
         self.page.mouse.move(x, y)
         self.page.mouse.down()
-        self.page.mouse.move(box["x"] + box["width"] - 4, y, steps=6)
+        self.page.mouse.move(box["x"] + box["width"] - 4, y, steps=3)
         self.page.mouse.up()
         self.page.wait_for_function("!document.querySelector('[aria-label=Undo]').disabled")
-        self.page.wait_for_timeout(500)
 
 
 @pytest.fixture(scope="module")
 def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    slow = tmp_path_factory.mktemp("site") / "slow"
+    gate = tmp_path_factory.mktemp("site") / "gate"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", SITE, str(tiny_model), str(port), str(slow)]
+    command = [sys.executable, "-c", SITE, str(tiny_model), str(port), str(gate)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         folder = Path(server.stdout.readline().strip())
@@ -160,7 +189,7 @@ def site(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
                 if attempt.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        yield Site(f"http://127.0.0.1:{port}/", folder, slow)
+        yield Site(f"http://127.0.0.1:{port}/", folder, gate)
         server.kill()
 
 
@@ -209,9 +238,13 @@ def test_the_first_click_fills_and_nobody_else_is_asked(
     visit.page.wait_for_function(
         "src => document.querySelector('#settled img').getAttribute('src') !== src", arg=before
     )
+    with visit.shown():
+        visit.press("go-on")
+    visit.page.wait_for_function(
+        "document.querySelector('#editor').getBoundingClientRect().top > -1"
+    )
 
 
-@pytest.mark.skip(reason="fails where the machine is busy")
 def test_strokes_boxes_masks_and_steps_back(visit: Visit, tmp_path: Path) -> None:
     sample = visit.mask(tmp_path / "sample.png")
     visit.stroke()
@@ -227,8 +260,13 @@ def test_strokes_boxes_masks_and_steps_back(visit: Visit, tmp_path: Path) -> Non
 
     with visit.shown():
         visit.press("clear-mask")
+    files: list[Any] = []
+    visit.page.on("download", lambda file: files.append(file))  # noqa: PLW0108 (it marks its handlers)
+    visit.press("save-mask")
+    visit.status("Nothing is marked yet")
     visit.press("fill")
     visit.status("Nothing is marked yet")
+    assert not files, "a mask of before was fetched"
     visit.page.get_by_text("Mask by numbers").click()
     for name, value in (("left", 20), ("top", 30), ("width", 40), ("height", 50)):
         visit.page.fill(f"#box-{name} input", str(value))
@@ -265,28 +303,29 @@ def test_photos_that_are_refused_and_one_that_is_not(visit: Visit, tmp_path: Pat
     with visit.shown():
         visit.page.evaluate(PASTE, list(small.read_bytes()))
     visit.photo("image", 60, 40)
+    visit.page.wait_for_selector("#empty")
+    assert not visit.page.is_visible("#gallery")
 
 
-@pytest.mark.skip(reason="fails where the machine is busy")
 def test_cancel_acts_within_a_step_others_wait_and_closed_pages_are_forgotten(
     site: Site, browser: Any
 ) -> None:
     first, second = Visit(browser, site), Visit(browser, site)
-    site.slow.touch()
+    site.gate.touch()
     first.page.fill("#steps input[type=number]", "32")
     first.press("fill")
     first.status("of 32")
     second.press("fill")
     second.status("Waiting: 1 fill comes before yours")
-    started = time.perf_counter()
-    first.press("cancel")
+    with first.page.expect_response(lambda response: response.request.method == "POST"):
+        first.press("cancel")
+    site.gate.write_bytes(b".")  # the step that was begun may end
     first.status("The fill was cancelled")
-    assert time.perf_counter() - started < 60  # of the 160 s that the fill would take
-    site.slow.unlink()
+    site.gate.unlink()
     second.status("4 fills in")
     first.context.close()
     second.context.close()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE / 1000
     while site.folder.exists() and any(site.folder.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not site.folder.exists() or not any(site.folder.iterdir())

@@ -62,6 +62,10 @@ def test_a_model_that_is_none(tmp_path: Path) -> None:
     assert "unknown model" in refused("--port", "0", "--model", str(tmp_path / "none"))
 
 
+def test_a_manifest_that_cannot_be_added_to(tmp_path: Path) -> None:
+    assert "called .jsonl" in refused("--manifest", str(tmp_path / "fills.parquet"))
+
+
 def test_a_missing_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing(importlib.abc.MetaPathFinder):
         def find_spec(self, name: str, path: Sequence[str] | None, target: object = None) -> None:

@@ -119,6 +119,11 @@ def recipe_of(pipeline: Pipeline, model: str, seed: int, decoding: DecodeSetting
         soften=0,
         version=version("maskweave"),
     )
+    return shared(recipe)
+
+
+def shared(recipe: Recipe) -> str:
+    """Return what a row tells of a recipe: all but what the row has itself."""
     fields = dataclasses.asdict(recipe)
     return json.dumps({name: fields[name] for name in fields if name not in ("seeds", "fill")})
 

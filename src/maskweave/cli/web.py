@@ -6,6 +6,7 @@ import socket
 import threading
 import webbrowser
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,14 @@ Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the 
 MaxPixels = Annotated[
     int | None, typer.Option(min=1, max=100_000_000, help="Pixels of a photo; 25 million.")
 ]
+Manifest = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table (.jsonl) that gets a row for each fill that is handed out; photos and masks "
+        "are kept beside it.",
+        metavar="FILE",
+    ),
+]
 Queue = Annotated[int | None, typer.Option(min=0, help="Fills that may wait; 8.")]
 
 
@@ -40,6 +49,7 @@ def web(
     device: Device = "auto",
     dtype: Dtype = "float32",
     backend: Backend = None,
+    manifest: Manifest = None,
 ) -> None:
     """Open a page to paint holes on, and answer programs over HTTP: docs/http-api.md.
 
@@ -47,6 +57,7 @@ def web(
     """
     try:
         from maskweave.web.app import make_app
+        from maskweave.web.records import Records
         from maskweave.web.server import serve
         from maskweave.web.service import MAX_PIXELS, QUEUE, Service
     except ModuleNotFoundError as error:
@@ -58,6 +69,7 @@ def web(
     from maskweave.classical import METHODS
     from maskweave.progress import warn
 
+    records = None if manifest is None else Records(manifest, __version__)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # files that are kept go as well
     with suppress(KeyboardInterrupt), _listening(host, port) as listener:
         service = Service(
@@ -70,12 +82,15 @@ def web(
             ),
             max_pixels=max_pixels or MAX_PIXELS,
             queue=QUEUE if queue is None else queue,
+            record=records and records.add,
         )
         app = make_app(service, __version__, local=is_local(host))
         port = listener.getsockname()[1]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if not is_local(host):
             warn(f"{host} is not only this machine: whoever reaches port {port} may fill photos")
+        if records is not None:
+            warn(f"photos and masks of fills that are handed out are kept in {records.folder}")
         print(f"Maskweave is at {address} (Ctrl-C ends it)", flush=True)
         if browser:  # it may wait for the page, which is not yet served
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -232,7 +232,15 @@ class Acts:
 
     def save(self, request: gr.Request) -> Updates:
         """Write the fill to a file that the browser then fetches."""
-        return self._file(lambda: self.session(request).download(self.version))
+
+        def written() -> Path:
+            session = self.session(request)
+            file, result = session.download(self.version), session.latest()
+            if self.service.record is not None:
+                self.service.record(result.wanted, result.filled, session.chosen)
+            return file
+
+        return self._file(written)
 
     @told
     def go_on(self, request: gr.Request) -> Updates:
@@ -278,7 +286,7 @@ class Acts:
 
     def _editor(self, session: Session, hole: Hole, **options: Any) -> Updates:
         height, width = session.picture.shape
-        label = f"{session.name}: {width} x {height}"
+        label = f"{width} x {height}: {session.name}"  # of which a small screen shows the beginning
         editor = gr.ImageEditor(value=session.editor(hole), label=label, **options)
         return {self.parts.editor: editor, self.parts.status: ""}
 

@@ -44,6 +44,10 @@ TITLE = """<div id="title"><h1>Maskweave</h1>
 """
 
 
+KEPT_PHOTOS = """<p role="note">This server keeps the photo and the mask of each fill that is
+downloaded.</p>"""
+
+
 def mount_page(app: FastAPI, service: Service, version: str) -> FastAPI:
     """Show the page at the root of an application.
 
@@ -83,7 +87,7 @@ def page(service: Service, version: str) -> gr.Blocks:
     with gr.Blocks(
         title="Maskweave", analytics_enabled=False, fill_width=True, delete_cache=(60, KEPT)
     ) as blocks:
-        gr.HTML(TITLE)
+        gr.HTML(TITLE if service.record is None else TITLE + KEPT_PHOTOS)
         with gr.Row(elem_id="desk"):
             parts = make_parts(service)
         wire(blocks, parts, Acts(service, version, parts, folder))

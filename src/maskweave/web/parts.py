@@ -18,7 +18,8 @@ BRUSH = 18
 """Radius of the brush at first, in pixels of the photo."""
 
 EMPTY = """<div id="empty"><p><strong>Brush over what should go, then press Fill.</strong></p>
-<p>The cat has a stroke on it already. Or open, drop or paste a photo of your own.</p></div>"""
+<p>The cat has a stroke on it already. Or open, drop or paste a photo of your own. Beside it are
+brush, eraser and the size of both.</p></div>"""
 
 PAINTS = [("sampled: several", "sampled"), ("expected: one", "expected")]
 

@@ -92,6 +92,7 @@ class Service:
         load: Callable[[str], Pipeline] = load_pipeline,
         max_pixels: int = MAX_PIXELS,
         queue: int = QUEUE,
+        record: Callable[[Wanted, Filled, int], None] | None = None,
     ) -> None:
         """Load the model.
 
@@ -105,6 +106,8 @@ class Service:
             Pixels that a photo may have.
         queue : int
             Fills that may wait for the one that runs, at least 0.
+        record : callable, optional
+            Told of each fill that is handed out, by its place among those that were made together.
 
         Raises
         ------
@@ -116,7 +119,7 @@ class Service:
         self.models = tuple(dict.fromkeys((self.model, *shipped_models(), *METHODS)))
         """Names of the models to choose from; the first is the default."""
         self.max_pixels = max_pixels
-        self.queue = queue
+        self.queue, self.record = queue, record
         self._sources, self._load = {self.model: model}, load
         self._loaded: tuple[str, Pipeline] | None = self.model, load(model)
         self._line: list[Ticket] = []  # the first of them runs

@@ -12,14 +12,13 @@ from gradio.components.image_editor import EditorValue
 from PIL import Image
 
 from maskweave.errors import MaskweaveError
-from maskweave.formats import WRITTEN
 from maskweave.images import Hole, Picture, as_picture
 from maskweave.masks import as_mask
 from maskweave.recall import Recipe
 from maskweave.web.service import Service, Wanted, seeds_of
 from maskweave.web.ticket import Filled, Ticket
 from maskweave.web.views import layer_of, painted, shown
-from maskweave.web.wire import received
+from maskweave.web.wire import lossless, received
 from maskweave.writing import write_picture
 
 STEP_PIXELS = 48_000_000
@@ -69,6 +68,11 @@ class Result:
     """The fills."""
     name: str
     """What the photo is called, without suffix."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What was to be filled."""
+        return Wanted(self.source, self.hole, self.seeds, soften=self.request.soften)
 
     def picture(self, fill: int) -> Picture:
         """Return one of the fills."""
@@ -249,8 +253,7 @@ class Session:
         """Write the chosen fill as PNG, with its recipe, or as TIFF where PNG cannot hold it."""
         result = self.latest()
         picture = result.recipe(self.chosen, version).noted(result.picture(self.chosen))
-        fits = str(picture.values.dtype) in WRITTEN["PNG"].depths
-        file = self.folder / f"{result.name}-filled-{self.chosen + 1}.{'png' if fits else 'tif'}"
+        file = self.folder / f"{result.name}-filled-{self.chosen + 1}{lossless(picture)[1]}"
         write_picture(picture, file)
         return file
 

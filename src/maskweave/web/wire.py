@@ -148,6 +148,11 @@ def writable(picture: Picture, kind: str) -> bool:
     return False
 
 
+def lossless(picture: Picture) -> tuple[str, str]:
+    """Return a format, of ``MEDIA``, that holds a picture as it is, and its suffix."""
+    return ("PNG", ".png") if writable(picture, "PNG") else ("TIFF", ".tif")
+
+
 async def filled(request: Request, service: Service, read: Callable[[], Wanted]) -> Filled:
     """Wait in line and fill; whoever hangs up takes the fill along.
 
@@ -156,7 +161,13 @@ async def filled(request: Request, service: Service, read: Callable[[], Wanted])
     BusyError, CancelError, MaskweaveError
         As ``Service.submit`` and ``Ticket.result`` do.
     """
-    ticket = await run_in_threadpool(service.submit, read)
+    wanted: list[Wanted] = []
+
+    def noted() -> Wanted:
+        wanted.append(read())
+        return wanted[0]
+
+    ticket = await run_in_threadpool(service.submit, noted)
     loop, done = asyncio.get_running_loop(), asyncio.Event()
     # Not asyncio's own future: pictures would stay in a circle of references.
     ticket.future.add_done_callback(lambda _: loop.call_soon_threadsafe(done.set))
@@ -166,6 +177,10 @@ async def filled(request: Request, service: Service, read: Callable[[], Wanted])
                 await asyncio.wait_for(done.wait(), POLL)
             if await request.is_disconnected():
                 raise CancelError
-        return ticket.result()
+        result = ticket.result()
     finally:
         ticket.cancel()
+    if service.record is not None:
+        for fill in range(len(result.fills)):
+            await run_in_threadpool(service.record, wanted[0], result, fill)
+    return result
