@@ -571,13 +571,18 @@ def test_pictures_that_are_none(client: TestClient, image: bytes, mask: bytes, p
     assert problem_of(answer, 400) == line
 
 
-def test_forms_that_are_none(client: TestClient, image: bytes, mask: bytes) -> None:
+def test_forms_that_are_none(
+    client: TestClient, image: bytes, mask: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     files = [("image", image), ("mask", mask), ("mask", mask)]
     problem_of(client.post("/v1/fill", files=files), 400)
     problem_of(client.post("/v1/fill", files={"mask": mask}), 422)
     problem_of(client.post("/v1/fill", data={"image": "x"}), 415)
     kind = {"content-type": "multipart/form-data"}
     problem_of(client.post("/v1/fill", content=b"--x", headers=kind), 400)
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    problem_of(client.post("/v1/fill", content=b"junk", headers=kind), 400)
+    assert not caplog.records, "the server's terminal is not for what clients do wrong"
     files = {"image": image, "mask": mask}
     line = problem_of(client.post("/v1/fill", files=files, data={"colour": "red"}), 422)
     assert line == "colour: Extra inputs are not permitted"

@@ -1,6 +1,7 @@
 """Maskweave's own routes: a photo and its mask in, fills out; and how the service is."""
 
 import dataclasses
+import logging
 from json import JSONDecodeError
 from secrets import randbelow
 from typing import Annotated, Any, NamedTuple
@@ -32,6 +33,8 @@ DECODING = (
     *("label", "prompt", "guidance_scale"),
 )
 """Fields of a request that are decode settings."""
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # clients are told themselves
 
 WHITE = 128
 """What counts as white in a mask, of 255, unless told otherwise."""
