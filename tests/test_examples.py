@@ -43,8 +43,6 @@ TOKENIZER = TokenizerRecipe(
         channels=(8, 8, 16),
         decoder_blocks=1,
         guided=True,
-        attention_heads=2,
-        smooth=True,
     ),
     unknown=0.5,
     loss=LOSS,

@@ -424,8 +424,8 @@ def test_a_run_from_given_weights_is_resumed_exactly_and_from_no_others(
 def test_weights_of_other_sizes_are_refused_in_one_line_that_says_what_would_fit(
     photos: Path, tokenizer_run: Path, tmp_path: Path
 ) -> None:
-    wider = override(TOKENIZER, ["model.channels=8,8,24", "model.smooth=true"])
-    its_own = r"\A[^\n]*would with model\.channels=8,8,16, model\.smooth=false\Z"
+    wider = override(TOKENIZER, ["model.channels=8,8,24", "model.guided=true"])
+    its_own = r"\A[^\n]*would with model\.channels=8,8,16, model\.guided=false\Z"
     with pytest.raises(MaskweaveError, match=its_own):
         train_tokenizer(wider, photos, tmp_path / "run", init=tokenizer_run / "tokenizer")
     tokenizer, first = tokenizer_run / "tokenizer", tmp_path / "first"
@@ -470,9 +470,10 @@ def test_the_transformer_is_shown_what_the_sampler_will_show_it_and_nothing_else
         tokens: torch.Tensor,
         masked: torch.Tensor,
         known: torch.Tensor,
+        condition: torch.Tensor | None = None,
     ) -> torch.Tensor:
         calls.append((tokens, masked, known))
-        return forward(model, tokens, masked, known)
+        return forward(model, tokens, masked, known, condition)
 
     monkeypatch.setattr(BidirectionalTransformer, "forward", spy)
     recipe = override(TRANSFORMER, ["run.save_every=99", "run.batch_size=8"])
