@@ -1,6 +1,7 @@
 """Folders as other projects publish them: told by their files, converted on the first use."""
 
 import json
+import os
 import shutil
 import sys
 import types
@@ -76,6 +77,17 @@ def test_a_family_is_told_by_its_files_and_converted_once_into_the_cache(
     assert capsys.readouterr().err == ""
     (published / name).touch()  # another file, for all that anybody knows
     assert component(published, "tokenizer") != kept
+
+
+@pytest.mark.parametrize(
+    "changed", ["text_encoder/model.safetensors", "tokenizer/merges.txt", "vqvae/config.json"]
+)
+def test_what_lies_beside_the_weights_counts_as_well(changed: str, amused_folder: Path) -> None:
+    kept = prepared(amused_folder)
+    assert prepared(amused_folder) == kept
+    file = amused_folder / changed
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    assert prepared(amused_folder) != kept
 
 
 def test_a_tokenizer_alone_does_not_fill(published: Path) -> None:

@@ -112,3 +112,15 @@ def test_against_diffusers_own_code(
     close(logits, case["logits"][whole].reshape(2, 64, 64).transpose(0, 2, 1))
     states = amused.states(tokens[whole], blocks=1, condition=Told(*(x[whole] for x in told)))
     close(states, case["after_block0"][whole])
+
+
+def test_a_prompt_is_read_once_and_anew_in_another_precision(amused: AmusedTransformer) -> None:
+    read: list[nn.Module] = []
+    amused.text_encoder.register_forward_hook(lambda module, *_: read.append(module))
+    first = amused.condition(None, "a cat")
+    assert amused.condition(None, "a cat") is first and len(read) == 1
+    other = amused.condition(None, "a dog")
+    assert other is not None and first is not None and len(read) == 2
+    assert not torch.equal(other.summary, first.summary)
+    rounded = amused.to(torch.bfloat16).condition(None, "a dog")
+    assert rounded is not None and rounded.summary.dtype == torch.bfloat16 and len(read) == 3

@@ -51,6 +51,8 @@ class Family:
     """Patterns of the names under which tokenizers are published."""
     transformer_files: tuple[str, ...] = ()
     """Patterns of the names under which transformers are published."""
+    beside: tuple[str, ...] = ()
+    """Patterns of what else is read of a folder."""
     defaults: DecodeSettings = DecodeSettings()
     """How a whole model decodes."""
     dilation: int = 2
@@ -135,6 +137,7 @@ FAMILIES: dict[str, Family] = {
         transformer=_amused_transformer,
         tokenizer_files=("vqvae/diffusion_pytorch_model.safetensors",),
         transformer_files=("transformer/diffusion_pytorch_model.safetensors",),
+        beside=("*/config.json", "text_encoder/model.safetensors", "tokenizer/*"),
         defaults=amused.DECODING,
         dilation=1,
     ),

@@ -266,8 +266,10 @@ def is_ours(folder: Path) -> bool:
 def converted(folder: Path, found: Found) -> Path:
     """Return where the files of a family are kept as a model or a component; convert them once."""
     first, second = (folder / part if part else None for part in found[1:])
-    parts = [part for part in (first, second) if part]
-    state = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in parts]
+    read = [part for part in (first, second) if part]
+    for pattern in FAMILIES[found.name].beside:
+        read += sorted(folder.glob(pattern))
+    state = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in read]
     made_of = json.dumps([VERSION, found.name, state])
     digest = hashlib.sha256(made_of.encode()).hexdigest()[:16]
     kept = user_cache() / CONVERTED / f"{found.name}-{digest}"

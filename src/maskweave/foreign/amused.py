@@ -159,6 +159,7 @@ class AmusedTransformer(ForeignTransformer):
         super().__init__()
         self.config, self.files = config, files
         self.null: Told | None = None
+        self.last: tuple[str, Told] | None = None
         with needing("amused"):
             from diffusers.models.unets.uvit_2d import UVit2DModel
             from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -234,9 +235,17 @@ class AmusedTransformer(ForeignTransformer):
         return F.interpolate(states, self.config.grid).flatten(2).transpose(1, 2)
 
     def condition(self, label: int | None, prompt: str | None) -> Told | None:
-        """Return what the text encoder makes of a prompt, as ``forward`` takes it."""
+        """Return what the text encoder makes of a prompt, as ``forward`` takes it.
+
+        The last one's is kept: a prompt is first looked at and then used, often fill after fill.
+        """
         super().condition(label, None)
-        return None if prompt is None else self.told(prompt)
+        if prompt is None:
+            return None
+        last = self.last
+        if last is None or last[0] != prompt:
+            last = self.last = prompt, self.told(prompt)
+        return last[1]
 
     @torch.no_grad()
     def told(self, prompt: str) -> Told:
@@ -257,7 +266,7 @@ class AmusedTransformer(ForeignTransformer):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move or round the weights, as ``to`` asks, and read nothing from before."""
-        self.null = None
+        self.null = self.last = None
         return super()._apply(fn, recurse)
 
 
