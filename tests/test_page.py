@@ -51,6 +51,13 @@ def png(values: np.ndarray) -> bytes:
     return content.getvalue()
 
 
+def mark(hole: Hole) -> bytes:
+    """Return what the editor sends of a mask."""
+    content = BytesIO()
+    views.layer_of(hole, hole.shape[::-1]).save(content, "PNG")
+    return content.getvalue()
+
+
 def filled(session: Session, service: Service, hole: Hole, **request: Any) -> Result:
     wanted = Request(**{"number": 2, "model": service.model, "decoding": {}, "seed": 5} | request)
     ticket, seeds = session.submit(hole, wanted, service)
@@ -66,25 +73,28 @@ def test_the_sample_has_a_mask_so_that_the_first_click_fills(tmp_path: Path) -> 
 
 def test_a_mask_comes_back_from_the_editor_as_it_went_there(session: Session) -> None:
     hole = np.random.default_rng(0).random(session.picture.shape) < 0.3
-    value = session.editor(hole)
-    layers = [Image.open(layer) for layer in value["layers"]]
-    with Image.open(str(value["background"])) as photo:
-        assert photo.size == layers[0].size == session.picture.shape[::-1]
-    assert (session.hole({"layers": layers}) == hole).all()
+    photo, mask = session.shown(hole)
+    with Image.open(photo) as image:
+        assert image.size == session.picture.shape[::-1]
+    assert (session.hole(mask.read_bytes()) == hole).all()
 
 
 def test_a_mask_of_the_photo_before_is_not_taken_for_this_ones(
     session: Session, service: Service
 ) -> None:
-    layers = [Image.new("RGBA", session.picture.shape[::-1])]
-    session.editor(session.open(png(np.zeros((20, 30), np.uint8)), "photo.png", service))
+    before = mark(np.zeros(session.picture.shape, dtype=bool))
+    session.shown(session.open(png(np.zeros((20, 30), np.uint8)), "photo.png", service))
     with pytest.raises(MaskweaveError, match="not shown yet"):
-        session.hole({"layers": layers})
+        session.hole(before)
 
 
-def test_no_layer_is_no_mask(session: Session) -> None:
-    for value in (None, {"layers": []}, {"layers": None}):
-        assert not session.hole(value).any()
+def test_no_layer_is_no_mask_and_what_is_no_picture_is_told(session: Session) -> None:
+    hole = np.ones(session.picture.shape, dtype=bool)
+    session.shown(hole)
+    assert not session.hole(None).any()
+    for broken in (b"", b"words", mark(hole)[:-30]):
+        with pytest.raises(MaskweaveError, match="did not arrive"):
+            session.hole(broken)
 
 
 def test_nothing_marked_is_a_message(session: Session, service: Service) -> None:
@@ -97,7 +107,7 @@ def test_a_photo_that_is_shown_smaller_keeps_its_size_and_thin_strokes() -> None
     hole = np.zeros(photo.shape[:2], dtype=bool)
     hole[10, 100:200] = True
     layer = views.layer_of(hole, (views.LARGEST, 20))
-    found = views.painted([layer], hole.shape)
+    found = views.painted(layer, hole.shape)
     assert found.shape == hole.shape and found[hole].all()
 
 
@@ -250,10 +260,9 @@ def test_fills_go_when_another_photo_is_opened(session: Session, service: Servic
 def pressed(acts: Acts, visitor: Any) -> Iterator[Updates]:
     """Press Fill on the page as it is at first."""
     acts.begin(visitor)
-    session, hole = Session.sample(acts.folder)
-    painted = {"layers": [views.layer_of(hole, session.picture.shape[::-1])]}
+    _, hole = Session.sample(acts.folder)
     decoding = [part.value for part in acts.parts.decoding().values()]
-    return acts.fill(visitor, painted, 1, acts.service.model, 0, 0, *decoding)
+    return acts.fill(visitor, mark(hole), 1, acts.service.model, 0, 0, *decoding)
 
 
 @pytest.fixture
@@ -283,10 +292,9 @@ def test_a_photo_opened_while_another_is_filled_takes_the_fill_away(
 def test_a_file_that_cannot_be_written_leaves_none_to_fetch(acts: Acts) -> None:
     visitor: Any = SimpleNamespace(session_hash="visitor")
     acts.begin(visitor)
-    session, hole = Session.sample(acts.folder)
-    layers = [views.layer_of(hole, session.picture.shape[::-1])]
-    assert acts.save_mask(visitor, {"layers": layers})[acts.parts.file].name == "chelsea-mask.png"
-    for told in (acts.save_mask(visitor, {"layers": []}), acts.save(visitor)):
+    _, hole = Session.sample(acts.folder)
+    assert acts.save_mask(visitor, mark(hole))[acts.parts.file].name == "chelsea-mask.png"
+    for told in (acts.save_mask(visitor, None), acts.save(visitor)):
         assert told[acts.parts.file] is None and "alert" in told[acts.parts.status]
 
 

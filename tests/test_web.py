@@ -125,8 +125,9 @@ def test_the_page_gives_no_files_and_fetches_none(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["photo.png", "http://localhost/x.png", "https://example.org/x.png"]
 )
+@pytest.mark.parametrize("button", ["open_photo", "save_mask"])
 def test_the_page_takes_no_file_that_was_not_uploaded(
-    tiny_model: Path, tmp_path: Path, path: str
+    tiny_model: Path, tmp_path: Path, button: str, path: str
 ) -> None:
     Image.new("RGB", (7, 5)).save(tmp_path / "photo.png")
     path = path if "//" in path else str(tmp_path / path)
@@ -144,7 +145,7 @@ def test_the_page_takes_no_file_that_was_not_uploaded(
 
         assert act("begin")["success"]
         file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-        answer = act("open_photo", file)
+        answer = act(button, file)
         assert not answer["success"]
         assert re.search("not uploaded|nothing is fetched", answer["output"]["error"])
 

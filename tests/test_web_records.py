@@ -102,10 +102,11 @@ def test_only_fills_of_the_page_that_are_downloaded_are_kept(
 
     acts, visitor = asyncio.run(made()), SimpleNamespace(session_hash="visitor")
     acts.begin(visitor)  # type: ignore[arg-type]
-    session, hole = Session.sample(acts.folder)
-    painted = {"layers": [views.layer_of(hole, session.picture.shape[::-1])]}
+    _, hole = Session.sample(acts.folder)
+    marked = io.BytesIO()
+    views.layer_of(hole, hole.shape[::-1]).save(marked, "PNG")
     decoding = [part.value for part in acts.parts.decoding().values()]
-    for _ in acts.fill(visitor, painted, 2, service.model, 0, 0, *decoding):  # type: ignore[arg-type]
+    for _ in acts.fill(visitor, marked.getvalue(), 2, service.model, 0, 0, *decoding):  # type: ignore[arg-type]
         pass
     assert read_manifest(manifest) == []
     request: Any = visitor

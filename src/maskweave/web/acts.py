@@ -4,6 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
 from secrets import randbelow
@@ -114,32 +115,32 @@ class Acts:
         hole, notes = session.opened_mask(taken(file), self.service)
         return self._editor(session, hole) | {self.parts.status: noted(notes)}
 
-    def save_mask(self, request: gr.Request, painted: dict[str, Any]) -> Updates:
+    def save_mask(self, request: gr.Request, marked: bytes | None) -> Updates:
         """Write the mask to a file that the browser then fetches."""
 
         def written() -> Path:
             session = self.session(request)
-            return session.download_mask(session.hole(painted))
+            return session.download_mask(session.hole(marked))
 
         return self._file(written)
 
     @told
-    def add_box(self, request: gr.Request, painted: Any, *box: float) -> Updates:
+    def add_box(self, request: gr.Request, marked: bytes | None, *box: float) -> Updates:
         """Add a box to the mask."""
         session = self.session(request)
-        return self._editor(session, session.hole(painted) | session.box(*box))
+        return self._editor(session, session.hole(marked) | session.box(*box))
 
     @told
-    def cut_box(self, request: gr.Request, painted: Any, *box: float) -> Updates:
+    def cut_box(self, request: gr.Request, marked: bytes | None, *box: float) -> Updates:
         """Take a box from the mask."""
         session = self.session(request)
-        return self._editor(session, session.hole(painted) & ~session.box(*box))
+        return self._editor(session, session.hole(marked) & ~session.box(*box))
 
     @told
-    def widen(self, request: gr.Request, painted: Any, pixels: float) -> Updates:
+    def widen(self, request: gr.Request, marked: bytes | None, pixels: float) -> Updates:
         """Widen the mask."""
         session = self.session(request)
-        return self._editor(session, grown(session.hole(painted), int(pixels)))
+        return self._editor(session, grown(session.hole(marked), int(pixels)))
 
     @told
     def clear(self, request: gr.Request) -> Updates:
@@ -169,7 +170,7 @@ class Acts:
     def fill(
         self,
         request: gr.Request,
-        painted: dict[str, Any],
+        marked: bytes | None,
         number: float,
         model: str,
         seed: float | None,
@@ -182,7 +183,7 @@ class Acts:
         try:
             session = self.session(request)
             wanted = self._request(number, model, seed, soften, decoding)
-            hole, source, name = session.hole(painted), session.picture, session.name
+            hole, source, name = session.hole(marked), session.picture, session.name
             ticket, seeds = session.submit(hole, wanted, self.service)
             yield {status: bar(ticket)} | self._busy(True)
             while not ticket.future.done():
@@ -281,14 +282,17 @@ class Acts:
         height, width = session.picture.shape
         seen = min(max(height, width), views.LARGEST)
         size = min(max(seen // 25, 1), 100)
-        shown = self._editor(session, hole, brush=brush(size), eraser=gr.Eraser(size))
+        by = {
+            "label": f"{width} x {height}: {session.name}",  # a small screen shows its beginning
+            "brush": asdict(brush(size)),
+            "eraser": asdict(gr.Eraser(size)),
+        }
+        shown = self._editor(session, hole) | {self.parts.shown_by: by}
         return shown | {self.parts.shape: f"<style>:root {{ --aspect: {width / height} }}</style>"}
 
-    def _editor(self, session: Session, hole: Hole, **options: Any) -> Updates:
-        height, width = session.picture.shape
-        label = f"{width} x {height}: {session.name}"  # of which a small screen shows the beginning
-        editor = gr.ImageEditor(value=session.editor(hole), label=label, **options)
-        return {self.parts.editor: editor, self.parts.status: ""}
+    def _editor(self, session: Session, hole: Hole) -> Updates:
+        files = [str(file) for file in session.shown(hole)]
+        return {self.parts.shown: files, self.parts.shown_by: None, self.parts.status: ""}
 
     def _results(self, session: Session) -> Updates:
         parts, result = self.parts, session.latest()

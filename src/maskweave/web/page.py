@@ -36,6 +36,15 @@ FETCH = """file => {
 }"""
 """Lets the browser fetch a file."""
 
+# Acts neither read nor set the editor: at each word of the server to any control Gradio asks those
+# of earlier acts for what they hold, and the editor would send photo and mask again and again.
+SHOW = """([background, mask], by) =>
+  ({ __type__: "update", ...by, value: { background, layers: [mask], composite: null } })"""
+"""Shows a photo and its mask in the editor."""
+
+MARKED = "(value) => value.layers[0] ?? null"
+"""Takes from the editor what is painted there."""
+
 SHOW_PHOTO = """() => document.getElementById("editor").scrollIntoView({ block: "nearest" })"""
 """Shows the photo where the page is too long for it and the fills."""
 
@@ -104,33 +113,38 @@ def wire(blocks: gr.Blocks, parts: Parts, acts: Acts) -> None:
         options = {"api_visibility": "private", "show_progress": "hidden"} | options
         return event(act, inputs, outputs, **options)
 
-    drawn, status = [parts.editor, parts.status, parts.shape], [parts.status]
+    def on_marked(event: Any, act: Any, inputs: Any, outputs: Any, **options: Any) -> Any:
+        taken = on(event, None, parts.editor, parts.marked, js=MARKED)
+        return on(taken.then, act, [parts.marked, *inputs], outputs, **options)
+
+    drawn, status = [parts.shown, parts.shown_by, parts.status, parts.shape], [parts.status]
+    on(parts.shown.change, None, [parts.shown, parts.shown_by], parts.editor, js=SHOW)
     on(parts.begin.click, acts.begin, None, drawn)
     blocks.unload(acts.end)
     fills = [parts.empty, parts.results]
     on(parts.open_photo.upload, acts.open_photo, parts.open_photo, [*drawn, *fills])
     on(parts.open_mask.upload, acts.open_mask, parts.open_mask, drawn)
-    written = on(parts.save_mask.click, acts.save_mask, parts.editor, [parts.file, *status])
+    written = on_marked(parts.save_mask.click, acts.save_mask, [], [parts.file, *status])
     on(written.then, None, parts.file, None, js=FETCH)
-    on(parts.add_box.click, acts.add_box, [parts.editor, *parts.box], drawn)
-    on(parts.cut_box.click, acts.cut_box, [parts.editor, *parts.box], drawn)
-    on(parts.widen.click, acts.widen, [parts.editor, parts.grow], drawn)
+    on_marked(parts.add_box.click, acts.add_box, parts.box, drawn)
+    on_marked(parts.cut_box.click, acts.cut_box, parts.box, drawn)
+    on_marked(parts.widen.click, acts.widen, [parts.grow], drawn)
     on(parts.clear.click, acts.clear, None, drawn)
     on(parts.editor.clear, acts.clear, None, drawn)
     decoding = list(parts.decoding().values())
     on(parts.model.input, acts.choose_model, parts.model, [*decoding, *status])
     on(parts.dice.click, acts.dice, None, parts.seed, queue=False)
 
-    wanted = [parts.editor, parts.number, parts.model, parts.seed, parts.soften, *decoding]
+    wanted = [parts.number, parts.model, parts.seed, parts.soften, *decoding]
     shown = [parts.step, parts.settled, parts.predicted, parts.step_note]
     of_one = [parts.slider, *shown]
     of_all = [*fills, parts.gallery, parts.spread, parts.spread_note]
     # Fills wait in the service's line, which the routes share and which tells how long it is.
     of_all += [parts.fill, parts.cancel, parts.again]
     fill = {"concurrency_limit": None, "concurrency_id": "fill"}
-    on(parts.fill.click, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
+    on_marked(parts.fill.click, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
     again = on(parts.again.click, acts.dice, None, parts.seed, queue=False)
-    on(again.then, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
+    on_marked(again.then, acts.fill, wanted, [*status, *of_one, *of_all], **fill)
     on(parts.cancel.click, acts.cancel, None, None, queue=False)
 
     on(parts.gallery.select, acts.choose, None, [*status, *of_one])

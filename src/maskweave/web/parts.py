@@ -34,6 +34,12 @@ class Parts:
     """Hidden: pressed by the page's script when the editor is ready."""
     editor: gr.ImageEditor
     """Photo and mask."""
+    marked: gr.File
+    """Hidden: what is painted in ``editor``, as it was when a button was pressed."""
+    shown: gr.File
+    """Hidden: photo and mask that ``editor`` is to show."""
+    shown_by: gr.JSON
+    """Hidden: how it shows them."""
     shape: gr.HTML
     """Hidden: tells the style sheet the photo's width over its height."""
     open_photo: gr.UploadButton
@@ -130,6 +136,9 @@ def _photo() -> dict[str, Any]:
     parts["cancel"] = gr.Button("Cancel", visible=False, elem_id="cancel")
     parts["status"] = gr.HTML(elem_id="status")
     with gr.Row(elem_classes="gone"):
+        parts["marked"] = gr.File(type="binary", label="Marked")
+        parts["shown"] = gr.File(file_count="multiple", label="Shown")
+        parts["shown_by"] = gr.JSON(label="Shown by")
         parts["shape"] = gr.HTML()
         parts["begin"] = gr.Button("Begin", elem_id="begin")
         parts["file"] = gr.DownloadButton("File")

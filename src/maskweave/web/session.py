@@ -1,6 +1,7 @@
 """What the page knows of one visitor: the photo, its mask and its fills."""
 
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from secrets import token_hex
 from tempfile import mkdtemp
@@ -8,16 +9,15 @@ from typing import Any
 
 import cv2
 import numpy as np
-from gradio.components.image_editor import EditorValue
 from PIL import Image
 
 from maskweave.errors import MaskweaveError
 from maskweave.images import Hole, Picture, as_picture
 from maskweave.masks import as_mask
 from maskweave.recall import Recipe
+from maskweave.web import views
 from maskweave.web.service import Service, Wanted, seeds_of
 from maskweave.web.ticket import Filled, Ticket
-from maskweave.web.views import layer_of, painted, shown
 from maskweave.web.wire import lossless, received
 from maskweave.writing import write_picture
 
@@ -137,15 +137,15 @@ class Session:
         clear = picture.transparent
         return np.zeros(picture.shape, dtype=bool) if clear is None else clear
 
-    def editor(self, hole: Hole) -> EditorValue:
-        """Return the photo and a mask on it as the editor takes them.
+    def shown(self, hole: Hole) -> list[Path]:
+        """Return the files of the photo and of a mask on it that the editor shows.
 
         There is a layer even if nothing is marked: only then does the editor begin its history
         anew, without a step back to the photo that was there before. Files have other names each
         time, as it keeps what it shows for a file that it knows; it may still fetch earlier ones.
         """
-        photo = Image.fromarray(shown(self.picture))
-        layer = layer_of(hole, photo.size)
+        photo = Image.fromarray(views.shown(self.picture))
+        layer = views.layer_of(hole, photo.size)
         files = [self.folder / f"shown-{part}-{token_hex(8)}.png" for part in ("photo", "mask")]
         for image, file in zip((photo, layer), files, strict=True):
             image.save(file, compress_level=1)
@@ -154,20 +154,26 @@ class Session:
         for file in self.files[:-EARLIER]:
             file.unlink(missing_ok=True)
         self.files = self.files[-EARLIER:]
-        return EditorValue(background=str(files[0]), layers=[str(files[1])], composite=None)
+        return files
 
-    def hole(self, value: dict[str, Any] | None) -> Hole:
-        """Return what is marked in the editor.
+    def hole(self, marked: bytes | None) -> Hole:
+        """Return what is marked in the editor, of which it sends a PNG file, or none.
 
         Raises
         ------
         MaskweaveError
-            If the editor shows another photo still.
+            If the editor shows another photo still, or the file is none.
         """
-        layers = (value or {}).get("layers") or []
-        if any(layer.size != self.editable for layer in layers):
+        if marked is None:
+            return np.zeros(self.picture.shape, dtype=bool)
+        try:
+            with Image.open(BytesIO(marked), formats=["PNG"]) as image:
+                layer = image.convert("RGBA") if image.size == self.editable else None
+        except (OSError, SyntaxError, ValueError) as error:  # by what is broken
+            raise MaskweaveError("The mask did not arrive: try again.") from error
+        if layer is None:
             raise MaskweaveError("The photo is not shown yet: try again in a moment.")
-        return painted(layers, self.picture.shape)
+        return views.painted(layer, self.picture.shape)
 
     def opened_mask(self, content: bytes, service: Service) -> tuple[Hole, tuple[str, ...]]:
         """Return the mask in a file, and what there is to say of it.

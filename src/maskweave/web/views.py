@@ -53,18 +53,15 @@ def layer_of(hole: Hole, size: tuple[int, int]) -> Image.Image:
     return Image.fromarray(np.dstack([colour, alpha]))
 
 
-def painted(layers: Sequence[Image.Image], shape: tuple[int, int]) -> Hole:
-    """Return what is painted on any of some layers, as a hole of a photo's size.
+def painted(layer: Image.Image, shape: tuple[int, int]) -> Hole:
+    """Return what is painted on a layer, as a hole of a photo's size.
 
     Painted is what has at least half of the brush's opacity: its smooth edge is cut in the middle.
     """
-    hole = np.zeros(shape, dtype=bool)
-    for layer in layers:
-        alpha = np.array(layer.getchannel("A"))
-        if alpha.shape != shape:
-            alpha = cv2.resize(alpha, shape[::-1], interpolation=cv2.INTER_LINEAR)
-        hole |= alpha >= OPACITY / 2
-    return hole
+    alpha = np.array(layer.getchannel("A"))
+    if alpha.shape != shape:
+        alpha = cv2.resize(alpha, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return alpha >= OPACITY / 2
 
 
 def around(hole: Hole) -> tuple[slice, slice]:
