@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 import types
@@ -91,8 +92,24 @@ def test_what_lies_beside_the_weights_counts_as_well(changed: str, amused_folder
 
 
 def test_a_tokenizer_alone_does_not_fill(published: Path) -> None:
-    with pytest.raises(MaskweaveError, match="holds one part alone"):
+    with pytest.raises(MaskweaveError, match=f"^{re.escape(str(published))} holds one part alone"):
         InpaintPipeline.from_pretrained(published)
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "transformer"])
+def test_networks_of_other_projects_are_no_start_of_ours(
+    stage: str, shared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "published"
+    folder.mkdir()
+    for file in (shared / "golden" / "google_maskgit").glob("*_checkpoint"):
+        shutil.copyfile(file, folder / file.name)
+    tokenizer = ("--tokenizer", folder) if stage == "transformer" else ()
+    output = tmp_path / "run"
+    result = run("train", stage, "--data", folder, *tokenizer, "--init", folder, "--output", output)
+    assert result.exit_code == 2 and not output.exists()
+    architecture = {"tokenizer": "convolutional_vqgan", "transformer": "google_transformer"}[stage]
+    assert f"is {architecture}, which is not trained here\n" in result.stderr
 
 
 def test_a_broken_file_leaves_nothing_in_the_cache(published: Path, cache: Path) -> None:

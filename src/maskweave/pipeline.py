@@ -107,9 +107,9 @@ class InpaintPipeline(Pipeline):
         )
         file = directory / "config.json"
         if (directory / "tokenizer").is_dir() and not (directory / "transformer").is_dir():
-            raise MaskweaveError(f"{directory} holds a tokenizer alone: train a transformer on it")
+            raise MaskweaveError(f"{name} holds a tokenizer alone: train a transformer on it")
         if (directory / "model.safetensors").is_file():
-            raise MaskweaveError(f"{directory} holds one part alone, a tokenizer or a transformer")
+            raise MaskweaveError(f"{name} holds one part alone, a tokenizer or a transformer")
         defaults = as_config(DecodeSettings, read_defaults(file), file)
         config = read_json(file)
         framing, domain = config.get("framing", "whole object"), config.get("domain")

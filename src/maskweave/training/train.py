@@ -200,9 +200,9 @@ def train_transformer(
         class_names=classes,
     )
     recipe = replace(recipe, model=model)
-    start = load_transformer(init) if init else None
-    if start is not None and not isinstance(start, BidirectionalTransformer):
-        raise MaskweaveError(f"{init} is {start.config.architecture}, which is not trained here")
+    start: BidirectionalTransformer | None = (
+        load_transformer(init) if init else None  # type: ignore[assignment]
+    )
     beside = {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
     folders = _folders(data, output, validation, cache)
     recipe.examples.check(vqgan.image_size[0], recipe.model.guided)
@@ -285,11 +285,13 @@ def _started_from(start: nn.Module | None, config: Any, init: str | Path | None)
     Raises
     ------
     MaskweaveError
-        If these are of another config than the recipe's model.
+        If these are of another architecture or config than the recipe's model.
     """
     if start is None:
         return {}
     wanted, found = (asdict(each) for each in (config, start.config))  # type: ignore[call-overload]
+    if (architecture := found["architecture"]) != wanted["architecture"]:
+        raise MaskweaveError(f"{init} is {architecture}, which is not trained here")
     if names := differing(found, wanted):
         its_own = ", ".join(
             f"model.{name}={_as_override(found[name])}" for name in names if name in found
