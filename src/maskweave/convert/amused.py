@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from maskweave.checkpoint import as_config, blank
-from maskweave.convert.layers import PARTS, USUAL_SIZE, Layers, Side, assemble
+from maskweave.convert.layers import PARTS, Layers, Side, assemble
 from maskweave.convert.weights import State, about, fill, has, numbered, read_state
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, read_small
@@ -105,7 +105,7 @@ def _same(module: nn.Module) -> dict[str, str]:
     return {owner: owner for owner in owners}
 
 
-def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalVQGAN:
+def to_tokenizer(weights: State) -> ConvolutionalVQGAN:
     """Make a tokenizer of weights, as ``layers.assemble`` does. Its images are in [0, 1]."""
     sides: list[Side] = []
     for side, way in (("encoder", "down"), ("decoder", "up")):
@@ -122,7 +122,6 @@ def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalV
     return assemble(
         weights,
         *sides,
-        image_size=image_size,
         parts=PARTS | {"residual": PARTS["residual"] | {"skip": "conv_shortcut"}},
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from maskweave.checkpoint import blank
-from maskweave.convert.layers import USUAL_SIZE, Layers, Side, assemble
+from maskweave.convert.layers import Layers, Side, assemble
 from maskweave.convert.safe_load import flat, read_flax
 from maskweave.convert.weights import State, checked, fill, numbered, shape, some, square
 from maskweave.errors import MaskweaveError
@@ -71,7 +71,7 @@ def read_state(file: Path, notes: list[str]) -> State:
     return checked(flat(content))
 
 
-def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalVQGAN:
+def to_tokenizer(weights: State) -> ConvolutionalVQGAN:
     """Make a tokenizer of weights, as ``layers.assemble`` does. Its images are in [0, 1].
 
     Averaging between the encoder's resolutions leaves no trace in the names, so how many there are
@@ -105,7 +105,6 @@ def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalV
         weights,
         Side(encoder, "encoder.Conv_0", "encoder.GroupNorm_0", "encoder.Conv_1"),
         Side(decoder, "decoder.Conv_0", "decoder.GroupNorm_0", f"decoder.Conv_{levels}"),
-        image_size=image_size,
         parts=PARTS,
         codebook="quantizer.codebook",
         projections=None,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from maskweave.checkpoint import blank
-from maskweave.convert.weights import State, fill, has, numbered, shape
+from maskweave.convert.weights import State, dotted, fill, has, numbered, shape
 from maskweave.tokenizer.convolutional import (
     ConvolutionalConfig,
     ConvolutionalVQGAN,
@@ -71,11 +71,6 @@ def level(weights: State, prefix: str, blocks: str) -> Layers:
     if has(weights, f"{prefix}.upsample."):
         layers.append(("up", f"{prefix}.upsample"))
     return layers
-
-
-def dotted(owner: str, name: str) -> str:
-    """Return the name of a parameter as PyTorch has it."""
-    return f"{owner}.{name}"
 
 
 def assemble(

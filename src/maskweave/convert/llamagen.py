@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from maskweave.convert.layers import USUAL_SIZE, Layers, assemble, level, usual
+from maskweave.convert.layers import Layers, assemble, level, usual
 from maskweave.convert.weights import PREFIXES, State, numbered, read_state
 from maskweave.tokenizer.convolutional import ConvolutionalVQGAN
 
@@ -13,7 +13,7 @@ def tokenizer(file: Path, notes: list[str]) -> ConvolutionalVQGAN:
     return to_tokenizer(weights)
 
 
-def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalVQGAN:
+def to_tokenizer(weights: State) -> ConvolutionalVQGAN:
     """Make a tokenizer of weights, as ``layers.assemble`` does.
 
     Its codes are compared and painted with length 1, whatever lengths are stored.
@@ -29,7 +29,7 @@ def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalV
             ("residual", f"{side}.mid.2"),
         ]
         sides.append(usual(side, layers + middle if side == "encoder" else middle + layers))
-    return assemble(weights, *sides, image_size=image_size, unit_codes=True)
+    return assemble(weights, *sides, unit_codes=True)
 
 
 def _without_record(name: str) -> str | None:

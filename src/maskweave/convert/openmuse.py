@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from maskweave.convert.layers import PARTS, USUAL_SIZE, Layers, assemble, level, usual
+from maskweave.convert.layers import PARTS, Layers, assemble, level, usual
 from maskweave.convert.weights import State, numbered, read_state
 from maskweave.tokenizer.convolutional import ConvolutionalVQGAN
 
@@ -12,7 +12,7 @@ def tokenizer(file: Path, notes: list[str]) -> ConvolutionalVQGAN:
     return to_tokenizer(read_state(file, notes))
 
 
-def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalVQGAN:
+def to_tokenizer(weights: State) -> ConvolutionalVQGAN:
     """Make a tokenizer of weights, as ``layers.assemble`` does. Its images are in [0, 1]."""
     encoder: Layers = []
     for i in range(numbered(weights, "encoder.down.")):
@@ -28,7 +28,6 @@ def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalV
         weights,
         usual("encoder", encoder + _middle(weights, "encoder")),
         usual("decoder", _middle(weights, "decoder") + decoder),
-        image_size=image_size,
         parts=PARTS | {"up": {"conv": ""}},
         projections=None,
         mean=(0.0, 0.0, 0.0),

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from maskweave.convert.layers import USUAL_SIZE, Layers, assemble, level, usual
+from maskweave.convert.layers import Layers, assemble, level, usual
 from maskweave.convert.weights import PREFIXES, State, has, numbered, read_state
 from maskweave.errors import MaskweaveError
 from maskweave.tokenizer.convolutional import ConvolutionalVQGAN
@@ -14,7 +14,7 @@ def tokenizer(file: Path, notes: list[str]) -> ConvolutionalVQGAN:
     return to_tokenizer(weights)
 
 
-def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalVQGAN:
+def to_tokenizer(weights: State) -> ConvolutionalVQGAN:
     """Make a tokenizer of weights, as ``layers.assemble`` does.
 
     Raises
@@ -37,7 +37,7 @@ def to_tokenizer(weights: State, image_size: int = USUAL_SIZE) -> ConvolutionalV
         usual("encoder", encoder + _middle("encoder")),
         usual("decoder", _middle("decoder") + decoder),
     )
-    return assemble(weights, *sides, image_size=image_size)
+    return assemble(weights, *sides)
 
 
 def _middle(side: str) -> Layers:

@@ -157,11 +157,16 @@ def plain(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name[:100])
 
 
+def dotted(owner: str, name: str) -> str:
+    """Return the name of a parameter as PyTorch has it."""
+    return f"{owner}.{name}"
+
+
 def fill(
     module: nn.Module,
     weights: State,
     names: dict[str, str],
-    leaf: Callable[[str, str], str] = lambda owner, name: f"{owner}.{name}",
+    leaf: Callable[[str, str], str] = dotted,
 ) -> None:
     """Load a module.
 
