@@ -1,17 +1,23 @@
 """What computes networks, and in which precision."""
 
-from collections.abc import Generator
+import os
+import sys
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
+from torch import Tensor
 
 from maskweave.errors import MaskweaveError
 
 Runtime = Literal["openvino", "onnx"]
 """What runs graphs, on the CPU."""
+
+SUFFIX = {"openvino": ".xml", "onnx": ".onnx"}
+"""Suffix of a graph's file; OpenVINO keeps the weights beside it in a ``.bin`` file."""
 
 
 def choose_backend(asked: str | None, written: object, directory: Path) -> str:
@@ -55,15 +61,103 @@ def fast_dtype(backend: str) -> torch.dtype:
     return torch.bfloat16 if has and backend != "onnx" else torch.float32
 
 
+def check_dtype(backend: str, dtype: torch.dtype) -> None:
+    """Raise MaskweaveError if graphs are not computed in this precision."""
+    knows = {"openvino": (torch.float32, torch.bfloat16), "onnx": (torch.float32,)}[backend]
+    if dtype not in knows:
+        names = " and ".join(map(str, knows))
+        raise MaskweaveError(f"{backend} computes in {names}, not in {dtype}".replace("torch.", ""))
+
+
+class Graph(Protocol):
+    """A network that is ready to run on the CPU."""
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each input by its name, but for the first axis, which is free."""
+        ...
+
+    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
+        """Return what it computes of its inputs, given by name."""
+        ...
+
+
+class OpenVINOGraph:
+    """A graph that OpenVINO runs, with as many threads as torch has."""
+
+    def __init__(self, file: Path, dtype: torch.dtype = torch.float32) -> None:
+        import openvino
+
+        self.compiled = openvino.Core().compile_model(
+            file,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+                "PERFORMANCE_HINT": "LATENCY",
+                "ENABLE_CPU_PINNING": False,
+            },
+        )
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each input by its name, but for the first axis, which is free."""
+        return {
+            name: tuple(axis.get_length() for axis in list(port.partial_shape)[1:])
+            for port in self.compiled.inputs
+            for name in port.names
+        }
+
+    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
+        """Return what it computes of its inputs, given by name, in any thread."""
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        outputs = self.compiled.infer_new_request(arrays)
+        return [torch.from_numpy(array) for array in outputs.to_tuple()]
+
+
+class ONNXGraph:
+    """A graph that ONNX Runtime runs, with as many threads as torch has."""
+
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"]
+        )
+
+    @property
+    def inputs(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each input by its name, but for the first axis, which is free."""
+        return {each.name: tuple(each.shape[1:]) for each in self.session.get_inputs()}
+
+    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
+        """Return what it computes of its inputs, given by name, in any thread."""
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        return [torch.from_numpy(array) for array in self.session.run(None, arrays)]
+
+
+def reason_of(error: Exception) -> str:
+    """Return what a runtime says of an error, without where in its code it was found."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("Exception from ", "Check ", "While "))]
+    return next(iter(kept or lines), type(error).__name__)
+
+
 @contextmanager
 def needing(runtime: str) -> Generator[None]:
-    """Turn a missing package of a runtime's extra into one line.
+    """Turn a missing package of a runtime's extra into one line; see that none reports its use.
 
     Raises
     ------
     MaskweaveError
         It says what to install.
     """
+    # Both tell their makers who runs what as they are imported, unless they are told before.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         yield
     except ModuleNotFoundError as error:

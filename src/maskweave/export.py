@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from maskweave.backends import Runtime, needing
+from maskweave.backends import SUFFIX, Graph, Runtime, needing
 from maskweave.call import Photo
 from maskweave.checkpoint import resolve
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, tried, write_json
-from maskweave.graphs import FOLDER, Graph, GraphTokenizer, GraphTransformer, graph_config
+from maskweave.graphs import FOLDER, GraphTokenizer, GraphTransformer, graph_config
 from maskweave.holes import KINDS, PHOTO_KINDS, draw_hole
 from maskweave.images import read_image
 from maskweave.pipeline import InpaintPipeline
-from maskweave.tracing import SUFFIX, write_graphs
+from maskweave.tracing import write_graphs
 from maskweave.transformer import BidirectionalTransformer
 
 QUANTISED = ("transformer", "decoder")
@@ -133,12 +133,13 @@ class Recorded:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.inputs: list[Inputs] = []
+        self.inputs = graph.inputs
+        self.samples: list[Inputs] = []
 
     def run(self, **inputs: Tensor) -> Sequence[Tensor]:
         """Run the graph."""
-        if len(self.inputs) < SAMPLES:
-            self.inputs.append({name: value.numpy().copy() for name, value in inputs.items()})
+        if len(self.samples) < SAMPLES:
+            self.samples.append({name: value.numpy().copy() for name, value in inputs.items()})
         return self.graph.run(**inputs)
 
 
@@ -154,11 +155,11 @@ def _quantise(folder: Path, runtime: Runtime, photos: Iterable[Photo]) -> None:
         predictor = transformer.graph = Recorded(transformer.graph)
         for _ in pipeline.fill(photos, pipeline.defaults, batch_size=1):
             pass
-        if not predictor.inputs:
+        if not predictor.samples:
             raise MaskweaveError("calibration needs at least one image")
         with redirect_stdout(sys.stderr):  # where both runtimes tell how far they are
             for name, graph in zip(QUANTISED, (predictor, decoder), strict=True):
-                quantised(folder / FOLDER / f"{name}{SUFFIX[runtime]}", graph.inputs)
+                quantised(folder / FOLDER / f"{name}{SUFFIX[runtime]}", graph.samples)
     config = folder / "config.json"
     write_json(config, read_json(config) | {"int8": True})
 

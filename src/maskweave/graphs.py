@@ -3,11 +3,12 @@
 import hashlib
 import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +16,16 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from maskweave.backends import Runtime, needing
+from maskweave.backends import (
+    SUFFIX,
+    Graph,
+    ONNXGraph,
+    OpenVINOGraph,
+    Runtime,
+    check_dtype,
+    needing,
+    reason_of,
+)
 from maskweave.checkpoint import as_config, identity
 from maskweave.domain import BLOCKS
 from maskweave.errors import MaskweaveError
@@ -23,7 +33,7 @@ from maskweave.files import read_json, sha256, user_cache
 from maskweave.guide import Guide, interpolated
 from maskweave.settings import settings
 from maskweave.tokenizer.base import Tokenizer
-from maskweave.tracing import CODEBOOK, SUFFIX, write_graphs
+from maskweave.tracing import CODEBOOK, write_graphs
 from maskweave.transformer import BidirectionalTransformer, Transformer, TransformerConfig
 
 FOLDER = "graphs"
@@ -33,57 +43,6 @@ Size = Annotated[int, Field(ge=1, le=2**16)]
 
 FORM = 1
 """Raised when graphs are written in another way, so that kept ones are written anew."""
-
-
-class Graph(Protocol):
-    """A network that is ready to run on the CPU."""
-
-    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
-        """Return what it computes of its inputs, given by name."""
-        ...
-
-
-class OpenVINOGraph:
-    """A graph that OpenVINO runs, with as many threads as torch has."""
-
-    def __init__(self, file: Path, dtype: torch.dtype = torch.float32) -> None:
-        import openvino
-
-        self.compiled = openvino.Core().compile_model(
-            file,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
-                "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                "PERFORMANCE_HINT": "LATENCY",
-                "ENABLE_CPU_PINNING": False,
-            },
-        )
-
-    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
-        """Return what it computes of its inputs, given by name, in any thread."""
-        arrays = {name: value.numpy() for name, value in inputs.items()}
-        outputs = self.compiled.infer_new_request(arrays)
-        return [torch.from_numpy(array) for array in outputs.to_tuple()]
-
-
-class ONNXGraph:
-    """A graph that ONNX Runtime runs, with as many threads as torch has."""
-
-    def __init__(self, file: Path) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3
-        self.session = onnxruntime.InferenceSession(
-            file, options, providers=["CPUExecutionProvider"]
-        )
-
-    def run(self, **inputs: Tensor) -> Sequence[Tensor]:
-        """Return what it computes of its inputs, given by name, in any thread."""
-        arrays = {name: value.numpy() for name, value in inputs.items()}
-        return [torch.from_numpy(array) for array in self.session.run(None, arrays)]
 
 
 @settings
@@ -265,6 +224,7 @@ def load_exported(
     MaskweaveError
         If files are missing or broken, or what runs them is not installed.
     """
+    check_dtype(backend, dtype)
     file = directory / "tokenizer" / "config.json"
     tokenizer = as_config(GraphConfig, read_json(file), file)
     file = directory / "transformer" / "config.json"
@@ -299,11 +259,13 @@ def converted(
     if not isinstance(transformer, BidirectionalTransformer):
         name = transformer.config.architecture
         raise MaskweaveError(f"{name} runs by torch alone: its graph is not known to {backend}")
+    check_dtype(backend, dtype)
     digest = identity(tokenizer, transformer)
     kept = user_cache() / FOLDER / f"{digest[:32]}-{backend}-{FORM}"
     config = graph_config(tokenizer)
     if kept.is_dir():
         return _load(kept, config, transformer.config, backend, dtype, digest)
+    print(f"note: {backend} needs graphs: made once, and kept in {kept}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch)
         write_graphs(tokenizer, transformer, written, cast(Runtime, backend))
@@ -330,10 +292,6 @@ def _load(
     dtype: torch.dtype,
     digest: str,
 ) -> tuple[GraphTokenizer, GraphTransformer]:
-    if dtype not in (torch.float32, torch.bfloat16) or (backend, dtype) == ("onnx", torch.bfloat16):
-        known = "float32" if backend == "onnx" else "float32 and bfloat16"
-        raise MaskweaveError(f"{backend} computes in {known}, not in {dtype}")
-
     def graph(name: str, dtype: torch.dtype = dtype) -> Graph:
         file = folder / f"{name}{SUFFIX[backend]}"
         return OpenVINOGraph(file, dtype) if backend == "openvino" else ONNXGraph(file)
@@ -343,12 +301,21 @@ def _load(
             codes = load_file(folder / CODEBOOK)["codes"]
             # Rounded latents would have other tokens than those that the model is used with.
             encoder = graph("encoder", torch.float32)
-            paints = GraphTokenizer(tokenizer, codes, encoder, graph("decoder"))
-            predicts = GraphTransformer(transformer, graph("transformer"), backend, dtype, digest)
+            decoder, predictor = graph("decoder"), graph("transformer")
         except ModuleNotFoundError:
             raise
         # Each runtime raises errors of kinds of its own for files that it cannot read.
         except Exception as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise MaskweaveError(f"cannot read the graphs in {folder}: {reason}") from error
-    return paints, predicts
+            raise MaskweaveError(
+                f"cannot read the graphs in {folder}: {reason_of(error)}"
+            ) from error
+    paints = GraphTokenizer(tokenizer, codes, encoder, decoder)
+    fit = (
+        len(codes) == tokenizer.codebook_size == transformer.codebook_size
+        and encoder.inputs.get("images") == (3, *paints.image_size)
+        and decoder.inputs.get("codes") == (paints.length, codes.shape[1])
+        and predictor.inputs.get("tokens") == (transformer.length,)
+    )
+    if not fit:
+        raise MaskweaveError(f"the graphs in {folder} are not those of the configs beside them")
+    return paints, GraphTransformer(transformer, predictor, backend, dtype, digest)

@@ -14,14 +14,12 @@ from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from maskweave.backends import Runtime, needing
+from maskweave.backends import SUFFIX, Runtime, needing, reason_of
 from maskweave.domain import BLOCKS
+from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import BidirectionalTransformer
-
-SUFFIX = {"openvino": ".xml", "onnx": ".onnx"}
-"""Suffix of a graph's file; OpenVINO keeps the weights beside it in a ``.bin`` file."""
 
 CODEBOOK = "codebook.safetensors"
 """File with the vector of every code, which fills read between the graphs."""
@@ -134,14 +132,21 @@ def write_graphs(
     Raises
     ------
     MaskweaveError
-        If what writes them is not installed.
+        If what writes them is not installed, does not know an operation of the model, or cannot
+        write.
     """
-    with needing(runtime):
-        write = _write_openvino if runtime == "openvino" else _write_onnx
-        for part in parts(tokenizer, transformer):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # tracers tell of branches that sizes alone decide
+    write = _write_openvino if runtime == "openvino" else _write_onnx
+    for part in parts(tokenizer, transformer):
+        with needing(runtime), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # tracers tell of branches that sizes alone decide
+            try:
                 write(part, folder / f"{part.name}{SUFFIX[runtime]}")
+            except ModuleNotFoundError:
+                raise
+            except Exception as error:  # of kinds of their own
+                raise MaskweaveError(
+                    f"cannot write the {part.name} for {runtime}: {reason_of(error)}"
+                ) from error
     save_file({"codes": tokenizer.codes.detach().float().contiguous()}, folder / CODEBOOK)
 
 

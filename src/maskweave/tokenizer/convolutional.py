@@ -121,10 +121,10 @@ class Attention(nn.Module):
         """Map (batch, channels, height, width) to the same shape."""
         normed = self.norm(x)
         query, key, value = (
-            convolution(normed).flatten(2).transpose(1, 2)  # (B, h w, C)
+            convolution(normed).flatten(2).transpose(1, 2)[:, None]  # (B, 1, h w, C)
             for convolution in (self.query, self.key, self.value)
         )
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value)[:, 0]
         return x + self.output(mixed.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
