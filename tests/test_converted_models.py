@@ -127,6 +127,8 @@ def test_the_command_takes_a_folder(published: Path, tmp_path: Path) -> None:
     assert json.loads((output / "origin.json").read_text())["family"] == published.name
     result = run("convert", "lab", "--model", published, "--output", tmp_path / "other")
     assert result.exit_code == 2 and "holds no files named as those of lab" in result.stderr
+    result = run("convert", "none", "--model", published, "--output", tmp_path / "other")
+    assert result.exit_code == 2 and result.stderr.startswith("error: unknown family 'none'; known")
     result = run("convert", "--model", tmp_path / "none", "--output", tmp_path / "other")
     assert result.exit_code == 2 and "is no folder" in result.stderr
 

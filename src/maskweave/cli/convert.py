@@ -83,11 +83,11 @@ def _files(
         raise MaskweaveError("give a folder by --model, or files: not both")
     if not model.is_dir():
         raise MaskweaveError(f"{model} is no folder")
+    wanted = family and family_named(family)[0]
     with about(model):
         found = family_of(model)
-        if found is None or family not in (None, found.name):
-            wanted = "any known family" if family is None else family_named(family)[0]
-            raise MaskweaveError(f"holds no files named as those of {wanted}")
+        if found is None or wanted not in (None, found.name):
+            raise MaskweaveError(f"holds no files named as those of {wanted or 'any known family'}")
     first, second = (model / part if part else None for part in found[1:])
     return found.name, first, second
 
