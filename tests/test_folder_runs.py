@@ -162,11 +162,11 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on(
     with subprocess.Popen(
         [*COMMAND, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not (photos / "out" / "b.png").exists():
-            assert process.poll() is None
-            time.sleep(0.01)
+        assert process.stdout
+        told = [process.stdout.readline() for _ in range(2)]  # of a and b
         process.send_signal(number)
         stdout, stderr = process.communicate()
+    stdout = "".join(told) + stdout
     assert process.returncode == 128 + number
     done = names(photos / "out")
     assert 2 <= len(done) < 8
