@@ -165,7 +165,7 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on(
         while not (photos / "out" / "b.png").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.1)  # so that it is not between writing a fill and counting it
+        time.sleep(0.02)  # so that it is not between writing a fill and counting it
         process.send_signal(number)
         stdout, stderr = process.communicate()
     assert process.returncode == 128 + number
