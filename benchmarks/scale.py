@@ -104,7 +104,7 @@ def on_cluster(
 ) -> dict[str, float]:
     """Time a cluster of this machine with so many workers."""
     started = time.perf_counter()
-    ray.init("local", num_cpus=workers + 1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=workers + 2, include_dashboard=False, log_to_driver=False)
     watch = Watch(folder / "out", len(rows))
     watch.start()
     fill_table(

@@ -49,10 +49,14 @@ def test_what_a_kill_left_half_written_is_removed_later(tmp_path: Path) -> None:
     other = tmp_path / ".another program.unfinished"
     for left in (old, new, other):
         left.write_bytes(b"half")
-    for left in (old, other):
+    folder = tmp_path / f".{'3' * 16}.unfinished"  # of an export
+    folder.mkdir()
+    (folder / "graph").write_bytes(b"half")
+    for left in (old, other, folder):
         os.utime(left, (0, 0))
     write_whole(tmp_path / "file", b"whole")
     assert not old.exists()
+    assert not folder.exists()
     assert new.exists()  # may be another process's
     assert other.exists()
 

@@ -142,6 +142,69 @@ def test_a_killed_run_had_no_manifest_and_the_next_has(
     assert again.exit_code == 0, again.output
 
 
+def test_names_that_are_no_text_are_repeated(photos: Path) -> None:
+    name = b"\xff.png".decode(errors="surrogateescape")
+    try:
+        (photos / "images" / "a.png").rename(photos / "images" / name)
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    manifest = photos / "fills.jsonl"
+    inpaint(photos, "telea", "--manifest", manifest, "--json")
+    again = run("inpaint", "--replay", manifest, "--output", photos / "new", "--json")
+    assert again.exit_code == 0, again.output
+    assert (photos / "new" / name).exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"output": "a\0.png"}, "is no name of a file"),
+        ({"recipe": "[1]"}, "is no JSON object"),
+        ({"recipe": {"decoding": {"steps": -3}}}, "steps should be greater than or equal to 1"),
+        ({"recipe": {"model": "gone"}}, "say where it is: --model"),
+    ],
+)
+def test_nothing_is_repeated_of_a_manifest_with_a_row_that_cannot_be(
+    photos: Path, tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    manifest = tmp_path / "fills.jsonl"
+    inpaint(photos, "telea", "--manifest", manifest)
+    lines = manifest.read_text().splitlines()
+    fields = json.loads(lines[2])
+    if isinstance(recipe := changed.get("recipe"), dict):
+        changed = {"recipe": json.dumps(json.loads(fields["recipe"]) | recipe)}
+    lines[2] = json.dumps(fields | changed)
+    manifest.write_text("\n".join(lines))
+    again = run("inpaint", "--replay", manifest, "--output", photos / "new")
+    assert again.exit_code == 2, again.output
+    [line] = again.stderr.splitlines()
+    assert message in line
+    assert not (photos / "new").exists()
+
+
+def test_replay_writes_nothing_beside_what_it_reads(photos: Path, tmp_path: Path) -> None:
+    inpaint(photos, "telea", "--manifest", tmp_path / "fills.jsonl")
+    before = (photos / "images" / "a.png").read_bytes()
+    again = run(
+        "inpaint", "--replay", tmp_path / "fills.jsonl", "--output", photos / "images",
+        "--overwrite",
+    )  # fmt: skip
+    assert again.exit_code == 2
+    assert "holds what is read" in again.stderr
+    assert (photos / "images" / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("named", ["file/fills.jsonl", "folder.parquet"])
+def test_a_manifest_that_cannot_be_written_is_told_before_anything_is_filled(
+    photos: Path, named: str
+) -> None:
+    (photos / "file").touch()
+    (photos / "folder.parquet").mkdir()
+    done = inpaint(photos, "telea", "--manifest", photos / named, "--overwrite", code=2)
+    assert len(done.stderr.splitlines()) == 1
+    assert not (photos / "out").exists()
+
+
 def row(**fields: object) -> Row:
     plain: dict[str, object] = {
         "id": 1, "name": "a", "image": "a.png", "mask": None, "output": "a.png", "status": "done",
@@ -224,6 +287,8 @@ def test_shards_and_their_members(shards_of_photos: Path) -> None:
     assert read_member(first / "b.mask.png") == (shards_of_photos / "mask.png").read_bytes()
     with pytest.raises(MaskweaveError, match=r"photos-002.tar does not exist"):
         shards(shards_of_photos / "photos-{000..002}.tar")
+    with pytest.raises(MaskweaveError, match=r"photos-002.tar does not exist"):
+        shards(shards_of_photos / "photos-{000..999999999999}.tar")
     with pytest.raises(MaskweaveError, match=r"z.png does not exist"):
         read_member(first / "z.png")
     shard(shards_of_photos / "odd.tar", {"./a.png": b"a", "/b.png": b"b"})
@@ -251,3 +316,17 @@ def test_a_table_names_images_and_masks(photos: Path, tiny_model: Path) -> None:
     result = run("inpaint", table, "--model", tiny_model, "--output", photos / "tabled")
     assert result.exit_code == 2
     assert "has no column image" in result.stderr
+    table.write_text('{"image": "a.png", "mask": 3}\n')
+    result = run("inpaint", table, "--model", tiny_model, "--output", photos / "tabled")
+    assert result.exit_code == 2
+    assert "holds what is no name of a file" in result.stderr
+
+
+def test_what_holds_no_image_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "none.jsonl").touch()
+    shard(tmp_path / "none.tar", {"a.json": b"{}"})
+    for name in ("none.jsonl", "none.tar"):
+        more = ("--output", tmp_path / "out", "--manifest", tmp_path / "fills.jsonl")
+        result = run("inpaint", tmp_path / name, *more)
+        assert result.exit_code == 2
+        assert result.stderr == f"error: {tmp_path / name} holds no image\n"

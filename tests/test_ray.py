@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from maskweave.call import Filled, Pipeline
 from maskweave.cli.main import app
+from maskweave.errors import MaskweaveError
 from maskweave.files import sha256
 from maskweave.manifest import Row, read_manifest
 from maskweave.pipeline import InpaintPipeline
@@ -59,7 +60,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    """A cluster of this machine with room for two workers and for what reads and writes."""
+    """A cluster of this machine with room for two workers, and for what goes on beside them."""
     import ray
 
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +68,7 @@ def cluster() -> Iterator[None]:
             patch.setenv(name, value)
         ray.init(
             "local",
-            num_cpus=3,
+            num_cpus=4,
             include_dashboard=False,
             log_to_driver=False,
             object_store_memory=100_000_000,
@@ -115,9 +116,14 @@ def agrees(rows: dict[str, Row], alone: dict[str, str]) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_gives_the_bytes_of_one_machine(
-    photos: Path, tiny_model: Path, alone: dict[str, str], tmp_path: Path
+    photos: Path,
+    tiny_model: Path,
+    alone: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    output = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)  # where no worker is
+    output = Path("out")
     result = run(*command(photos, tiny_model, output, "--ray"))
     assert result.exit_code == 1, result.output
     assert f"{FILES} of {FILES + 1} in" in result.stderr
@@ -170,7 +176,19 @@ def test_a_worker_that_dies_loses_nothing(
     agrees(rows_of(tmp_path / "fills.parquet"), alone)
 
 
+@pytest.fixture
+def one_core() -> Iterator[None]:
+    """Let this process and those that it starts use one core."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("cores are not to be chosen here")
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_core")
 def test_a_run_that_is_killed_goes_on(
     photos: Path, tiny_model: Path, alone: dict[str, str], tmp_path: Path
 ) -> None:
@@ -250,9 +268,35 @@ def test_without_ray_a_line_says_what_to_install(
     assert result.stderr.startswith("error: --ray needs more: pip install 'maskweave[ray]'")
 
 
+def test_what_is_to_be_replaced_stays_until_a_cluster_answers(
+    photos: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    part = tmp_path / "fills.parquet" / "part.parquet"
+    part.parent.mkdir()
+    part.write_bytes(b"rows")
+    more = ("--ray", "127.0.0.1:1", "--overwrite", "--manifest", part.parent)
+    assert run(*command(photos, tiny_model, tmp_path / "out", *more)).exit_code == 2
+    assert part.exists()
+
+
+def test_a_cluster_too_small_to_go_on_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maskweave.ray import fill_table
+
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(MaskweaveError, match="needs at least 3 CPUs, this one tells of 2"):
+        fill_table([], tmp_path / "fills.parquet", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(("--save-steps",), "--ray writes no pictures of steps"), (("--ray", "head"), "(head)")],
+    [
+        (("--save-steps",), "--ray writes no pictures of steps"),
+        (("--ray", "head"), "(head)"),
+        (("--manifest", "fills.jsonl"), "a manifest is a folder called .parquet"),
+        (("--manifest", "fills", "--overwrite"), "a manifest is called"),
+    ],
 )
 def test_what_a_cluster_does_not_do(
     photos: Path, tiny_model: Path, tmp_path: Path, options: tuple[str, ...], message: str

@@ -186,7 +186,11 @@ def _clear_abandoned(directory: Path) -> None:
     """Remove what kills have left, once in a process: a folder may hold millions of files."""
     for left in directory.glob(f".{'?' * 16}.unfinished"):
         with suppress(FileNotFoundError):  # another process may have finished or removed it
-            if time.time() - left.stat().st_mtime > ABANDONED:
+            if time.time() - left.stat().st_mtime <= ABANDONED:
+                continue
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
                 left.unlink()
 
 

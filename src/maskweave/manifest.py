@@ -13,15 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import TypeAdapter
-
 from maskweave.call import Pipeline
 from maskweave.checkpoint import as_config
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
 from maskweave.maskgit import DecodeSettings
 from maskweave.recall import Recipe, made_by
-from maskweave.settings import Natural, readable, settings
+from maskweave.settings import Natural, settings
 
 if TYPE_CHECKING:
     import pyarrow
@@ -76,9 +74,9 @@ class Row:
             If fields are missing, unknown or out of range.
         """
         try:
-            fields = json.loads(self.recipe)
-        except ValueError as error:
-            raise MaskweaveError(f"the recipe of {self.name} is no JSON: {error}") from error
+            fields = dict(json.loads(self.recipe))
+        except (ValueError, TypeError) as error:
+            raise MaskweaveError(f"the recipe of {self.name} is no JSON object") from error
         fields |= {"seeds": [self.seed], "fill": 0}
         return as_config(Recipe, fields, Path(f"the recipe of {self.name}"))
 
@@ -186,11 +184,12 @@ def read_manifest(file: Path) -> list[Row]:
         If it cannot be read or is none.
     """
     rows: dict[int, Row] = {}
-    adapter = TypeAdapter(Row)
-    with readable(f"{file} is no manifest: "):
+    try:
         for fields in read_rows(file):
-            row = adapter.validate_json(json.dumps(fields))
+            row = Row(**fields)
             rows[row.id] = row
+    except TypeError as error:  # a column is missing or unknown
+        raise MaskweaveError(f"{file} is no manifest: {error}") from error
     return list(rows.values())
 
 

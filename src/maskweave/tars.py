@@ -37,10 +37,11 @@ def shards(named: Path) -> list[Path]:
         return sorted(named.glob("*.tar"))
     if named.suffix != ".tar":
         return []
-    found = [Path(name) for name in _expanded(str(named))]
-    for shard in found:
+    found: list[Path] = []
+    for shard in map(Path, _expanded(str(named))):
         if not shard.is_file():
             raise MaskweaveError(f"shard {shard} does not exist")
+        found.append(shard)
     return found
 
 

@@ -72,7 +72,7 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
 
     manifest = cluster.manifest
     resumed = asked.leave and kept_by(manifest).exists()
-    known = _known(manifest, asked)
+    known = set() if asked.replace else _known(manifest, asked)
     rows = [
         _row(job, number, asked)
         for job in jobs
@@ -83,6 +83,8 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
     try:
         if rows:
             with connected(cluster.address):
+                if asked.replace:
+                    _forget(manifest)
                 fill_table(
                     rows,
                     manifest,
@@ -102,20 +104,25 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
         _tell(jobs, manifest, known)
 
 
+def _forget(manifest: Path) -> None:
+    """Remove a manifest and what is kept beside one that is not finished."""
+    from maskweave.ray import kept_by
+
+    shutil.rmtree(kept_by(manifest), ignore_errors=True)
+    for part in manifest.glob("*.parquet"):  # and nothing else: the user names the folder
+        part.unlink()
+
+
 def _known(manifest: Path, asked: Asked) -> set[int]:
-    """Return the fills that a manifest tells of, if it may be there; it is removed if it may not.
+    """Return the fills that a manifest tells of, if there is one.
 
     Raises
     ------
     MaskweaveError
-        If it is there, and is neither to be replaced nor to be gone on with.
+        If there is one, but it is not to be gone on with.
     """
     from maskweave.manifest import read_manifest
-    from maskweave.ray import kept_by
 
-    if asked.replace:
-        for folder in (manifest, kept_by(manifest)):
-            shutil.rmtree(folder, ignore_errors=True)
     if not manifest.exists():
         return set()
     if not asked.leave:

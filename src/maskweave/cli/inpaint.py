@@ -204,8 +204,8 @@ def inpaint(
         raise MaskweaveError("--overwrite and --skip-existing exclude each other")
     if ray is not None and save_steps:
         raise MaskweaveError("--ray writes no pictures of steps")
-    if manifest is not None and ray is None:
-        check_manifest(manifest, overwrite or skip_existing)
+    if manifest is not None:
+        check_manifest(manifest, overwrite or skip_existing, ray is not None)
     jobs: list[Job] = []
     with reported(jobs, json_, goes_on=not overwrite):
         planned, notes = plan(image, mask, output, num_samples, format_, quality)

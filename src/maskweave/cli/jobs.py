@@ -97,6 +97,8 @@ def plan(
         pairs = _tabled(image)
     else:
         pairs = [(file, None) for file in (listed(image) if many else [image])]
+    if not pairs:
+        raise MaskweaveError(f"{image} holds no image")
     masks = {file.stem: file for file in listed(mask)} if mask and mask.is_dir() else None
     to_folder, target = _is_folder(output, many), Path(output)
     if many and target.resolve() in [folder.resolve() for folder in (image, mask) if folder]:
@@ -118,13 +120,15 @@ def _tabled(file: Path) -> list[tuple[Path, Path | None]]:
     Raises
     ------
     MaskweaveError
-        If it cannot be read or has no column ``image``.
+        If it cannot be read, has no column ``image``, or one of them holds something else.
     """
     from maskweave.manifest import read_rows
 
     rows = read_rows(file)
     if not all(isinstance(row.get("image"), str) for row in rows):
         raise MaskweaveError(f"{file} has no column image with names of files")
+    if not all(isinstance(row.get("mask"), str | None) for row in rows):
+        raise MaskweaveError(f"the column mask of {file} holds what is no name of a file")
     return [(Path(row["image"]), Path(row["mask"]) if row.get("mask") else None) for row in rows]
 
 

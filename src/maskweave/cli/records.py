@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from maskweave.cli.fills import Asked
 from maskweave.cli.jobs import Job
 from maskweave.errors import MaskweaveError
+from maskweave.files import tried
 
 if TYPE_CHECKING:
     from maskweave.call import Pipeline
@@ -57,11 +58,26 @@ def recorded(
         write_manifest(file, merged(old, new))
 
 
-def check_manifest(file: Path, may_exist: bool) -> None:
-    """Raise MaskweaveError if a manifest is called otherwise, is there, or needs a package."""
+def check_manifest(file: Path, may_exist: bool, by_ray: bool) -> None:
+    """Find out early whether a manifest can be written.
+
+    Raises
+    ------
+    MaskweaveError
+        If it is called otherwise, is there and may not be, or needs a package; or nothing can be
+        written there.
+    """
     from maskweave.manifest import check_name
 
     check_name(file)
+    if by_ray:  # which looks at what is there itself
+        if file.suffix.lower() != ".parquet" or file.is_file():
+            raise MaskweaveError(f"with --ray a manifest is a folder called .parquet, got {file}")
+        return
+    if file.is_dir():
+        raise MaskweaveError(f"{file} is a folder: a manifest of --ray, without it one is a file")
+    with tried(file.parent):
+        pass
     if file.exists() and not may_exist:
         raise MaskweaveError(
             f"{file} exists; --overwrite replaces it, --skip-existing goes on with it"

@@ -55,15 +55,21 @@ def replay(again: Replay) -> None:
     if not rows:
         raise MaskweaveError(f"{again.manifest} tells of no fill")
     jobs = [_job(row, again.output) for row in rows]
+    pairs = sorted(zip(rows, jobs, strict=True), key=lambda pair: _how(pair[0]))
+    groups = [list(group) for _, group in groupby(pairs, key=lambda pair: _how(pair[0]))]
+    for group in groups:
+        _check(group[0][0], again.model)
+    read = {file.parent for job in jobs for file in (job.image, job.mask) if file}
+    if again.output.resolve() in {folder.resolve() for folder in read}:
+        raise MaskweaveError(f"output {again.output} holds what is read")
     with reported(jobs, again.json, goes_on=False), tried(again.output):
         check_names(jobs, again.overwrite, leave=False)
-        pairs = sorted(zip(rows, jobs, strict=True), key=lambda pair: _how(pair[0]))
-        for _, group in groupby(pairs, key=lambda pair: _how(pair[0])):
+        for group in groups:
             _fill(again, *zip(*group, strict=True))
 
 
 def _job(row: "Row", output: Path) -> Job:
-    if row.output != Path(row.output).name:
+    if row.output != Path(row.output).name or "\0" in row.output:
         raise MaskweaveError(f"{row.output!r:.60} is no name of a file")
     mask = Path(row.mask) if row.mask else None
     seeds = [] if row.seed is None else [row.seed]
@@ -75,20 +81,29 @@ def _how(row: "Row") -> tuple[str, bool, int, int, int]:
     return row.recipe, row.invert, row.threshold, row.grow, row.quality or 0
 
 
-def _fill(again: Replay, rows: Sequence["Row"], jobs: Sequence[Job]) -> None:
+def _check(row: "Row", model: str | None) -> None:
+    """Raise MaskweaveError if a row tells of a fill that cannot be repeated."""
     from maskweave.checkpoint import shipped_models
+    from maskweave.classical import METHODS
+
+    recipe = row.recipe_of_fill
+    _ = recipe.decode_settings
+    if recipe.soften:
+        raise MaskweaveError(f"{row.output} was softened: --from repeats such a fill")
+    # As of a recipe: it names no folder and nothing that is to be downloaded.
+    if not model and recipe.model not in (*shipped_models(), *METHODS):
+        told = f"{row.output} was filled by {recipe.model!r:.60}"
+        raise MaskweaveError(f"{told}: say where it is: --model")
+
+
+def _fill(again: Replay, rows: Sequence["Row"], jobs: Sequence[Job]) -> None:
     from maskweave.classical import METHODS
     from maskweave.files import sha256
     from maskweave.recall import made_by
 
     first = rows[0]
     recipe = first.recipe_of_fill
-    if recipe.soften:
-        raise MaskweaveError(f"{first.output} was softened: --from repeats such a fill")
     name = again.model or recipe.model
-    # As of a recipe: it names no folder and nothing that is to be downloaded.
-    if not again.model and name not in (*shipped_models(), *METHODS):
-        raise MaskweaveError(f"{first.output} was filled by {name!r:.60}: say where it is: --model")
     device = "cpu" if name in METHODS else again.device
     pipeline = load_pipeline(name, device, recipe.dtype, recipe.backend)
     made = made_by(pipeline)
@@ -107,9 +122,9 @@ def _fill(again: Replay, rows: Sequence["Row"], jobs: Sequence[Job]) -> None:
     )
     try:
         do(jobs, pipeline, recipe.decode_settings, asked)
-    except DiskError:
-        raise
-    except MaskweaveError as error:  # of a job alone
+    except MaskweaveError as error:
+        if len(jobs) > 1 or isinstance(error, DiskError):
+            raise
         jobs[0].fail(str(error))
     for row, job in zip(rows, jobs, strict=True):
         if job.state == "done" and sha256(job.outputs[0]) != row.sha256:

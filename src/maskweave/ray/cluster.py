@@ -14,6 +14,9 @@ from maskweave.errors import MaskweaveError
 OBJECT_STORE = 200_000_000
 """Bytes of the object store of a cluster of one machine: rows hold no pixels."""
 
+BESIDE = 2
+"""CPUs that do not fill: one reads and writes tables, one leaves out what a killed run has done."""
+
 PATIENCE = 5
 """Seconds within which a cluster has to answer."""
 
@@ -39,12 +42,13 @@ def connected(address: str) -> Generator[None]:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        cores = len(os.sched_getaffinity(0))
-        options |= {"num_cpus": cores + 1, "include_dashboard": False}  # one to read and write
+        options |= {"num_cpus": _cores() + BESIDE, "include_dashboard": False}
         options |= {"object_store_memory": OBJECT_STORE}
     try:
         ray.init(address, **options)
     except Exception as error:  # of many kinds
+        if address == "local":
+            raise MaskweaveError(f"Ray does not start on this machine: {error}") from error
         raise MaskweaveError(
             f"no Ray cluster answers at {address}: {error}; one that asks for a token needs "
             "RAY_AUTH_MODE=token"
@@ -66,8 +70,24 @@ def gpus_of(device: str) -> int:
 def room_for(num_gpus: float) -> int:
     """Return how many workers fit on the cluster, at least one."""
     has = ray.cluster_resources()
-    room = has.get("GPU", 0) / num_gpus if num_gpus else has.get("CPU", 1) - 1
+    room = has.get("GPU", 0) / num_gpus if num_gpus else has.get("CPU", 0) - BESIDE
     return max(1, int(room))
+
+
+def check_room() -> None:
+    """Raise MaskweaveError if a cluster has too few CPUs, which would wait for each other."""
+    if (cpus := ray.cluster_resources().get("CPU", 0)) < 1 + BESIDE:
+        raise MaskweaveError(
+            f"a cluster needs at least {1 + BESIDE} CPUs, this one tells of {cpus:.0f}: "
+            "ray start --num-cpus says how many it has"
+        )
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux alone has it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check_answer(address: str) -> None:

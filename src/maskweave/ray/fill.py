@@ -18,7 +18,7 @@ from maskweave.call import MEMORY, Pipeline
 from maskweave.errors import MaskweaveError
 from maskweave.manifest import identifier
 from maskweave.pipeline import load_pipeline
-from maskweave.ray.cluster import room_for
+from maskweave.ray.cluster import check_room, room_for
 from maskweave.ray.filler import Filler
 from maskweave.reading import Reading
 
@@ -82,7 +82,7 @@ def fill_dataset(
         Megabytes that photos may take in a worker.
     workers : (int, int), optional
         Fewest and most workers. By default up to one for each GPU if they need any, else one for
-        each CPU but one, which reads and writes tables.
+        each CPU but two, which read and write tables.
     num_gpus : float
         GPUs of each worker.
     overwrite : bool
@@ -136,10 +136,15 @@ def fill_table(
     Raises
     ------
     MaskweaveError
-        If no more can be filled or written.
+        If a name is no text, the cluster is too small, or no more can be filled or written.
     """
+    check_room()
     unfinished = kept_by(manifest)
-    table = pa.Table.from_pylist([{"id": identifier(row["name"]), **row} for row in rows], INPUT)
+    try:
+        given = [{"id": identifier(row["name"]), **row} for row in rows]
+        table = pa.Table.from_pylist(given, INPUT)
+    except UnicodeError as error:
+        raise MaskweaveError("names of files hold bytes that are no text, as Ray wants") from error
     (unfinished / "checkpoint").mkdir(parents=True, exist_ok=True)
     pq.write_table(table, unfinished / "images.parquet")
     size = options.get("batch_size", 16)
@@ -152,14 +157,14 @@ def fill_table(
         filled.context.checkpoint_config = CheckpointConfig(
             "id", str(unfinished / "checkpoint"), delete_checkpoint_on_success=True
         )
-        filled.write_parquet(str(manifest))
+        filled.write_parquet(str(manifest.absolute()))
     (unfinished / "images.parquet").unlink()
     unfinished.rmdir()
 
 
 def kept_by(manifest: Path) -> Path:
     """Return the folder that is there while a run is not finished."""
-    return manifest.with_name(f".{manifest.name}.unfinished")
+    return manifest.with_name(f".{manifest.name}.unfinished").absolute()
 
 
 @contextmanager
