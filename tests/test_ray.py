@@ -146,6 +146,19 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
     assert hashes(output / "new") == alone
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_fills_without_a_model_too(photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = run(*command(photos, Path("telea"), output, "--ray"))
+    assert result.exit_code == 1, result.output
+    assert len(hashes(output)) == FILES
+    replayed = run(
+        "inpaint", "--replay", output / "manifest.parquet", "--output", tmp_path / "again"
+    )
+    assert replayed.exit_code == 0, replayed.output
+    assert hashes(tmp_path / "again") == hashes(output)
+
+
 def dying(model: Path, flag: Path) -> Callable[[], Pipeline]:
     """Return what loads a model whose first process dies when it has filled three images."""
 

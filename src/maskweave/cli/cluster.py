@@ -3,8 +3,8 @@
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ from maskweave.errors import MaskweaveError
 
 if TYPE_CHECKING:
     from maskweave.call import Pipeline
-    from maskweave.maskgit import DecodeSettings
 
 ADDRESS = re.compile(r"local|auto|(ray://)?[^/\s]+:\d+")
 
@@ -46,8 +45,8 @@ class Cluster:
     """Returns what fills, on a worker."""
     device: str
     """Where a worker fills."""
-    settings: "DecodeSettings"
-    """How tokens are decoded."""
+    decoding: Mapping[str, Any]
+    """Fields of ``DecodeSettings`` that are given; None takes the model's."""
     manifest: Path
     """Folder of the manifest."""
 
@@ -98,7 +97,7 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
                     memory=asked.memory or MEMORY,
                     num_gpus=gpus_of(cluster.device),
                     overwrite=asked.replace,
-                    **asdict(cluster.settings),
+                    **cluster.decoding,
                 )
     finally:
         _tell(jobs, manifest, known)

@@ -219,18 +219,19 @@ def inpaint(
             return
         with tried(jobs[0].outputs[0].parent):
             pipeline = load_pipeline(model, device if ray is None else "cpu", dtype, backend)
-            settings = pipeline.settings(
-                steps=steps,
-                schedule=schedule,
-                order=order,
-                paint=paint,
-                temperature=temperature,
-                token_temperature=token_temperature,
-                stop_after=stop_after,
-                label=label,
-                prompt=prompt,
-                guidance_scale=guidance,
-            )
+            decoding = {
+                "steps": steps,
+                "schedule": schedule,
+                "order": order,
+                "paint": paint,
+                "temperature": temperature,
+                "token_temperature": token_temperature,
+                "stop_after": stop_after,
+                "label": label,
+                "prompt": prompt,
+                "guidance_scale": guidance,
+            }
+            settings = pipeline.settings(**decoding)
             if save_steps:
                 name_steps(jobs, settings.last_step)
             check_names(jobs, overwrite, skip_existing)
@@ -242,7 +243,7 @@ def inpaint(
             if ray is not None:
                 load = partial(load_pipeline, _absolute(model), device, dtype, backend)
                 table = manifest or jobs[0].outputs[0].parent / "manifest.parquet"
-                do_on_cluster(jobs, Cluster(ray, model, load, device, settings, table), asked)
+                do_on_cluster(jobs, Cluster(ray, model, load, device, decoding, table), asked)
                 return
             with recorded(manifest, jobs, pipeline, model, settings, asked):
                 do(jobs, pipeline, settings, asked)

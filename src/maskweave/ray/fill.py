@@ -178,5 +178,5 @@ def _readable() -> Generator[None]:
             cause = getattr(cause, "cause", None) or cause.__cause__
         if isinstance(cause, MaskweaveError):
             raise cause from error
-        line = str(error).strip().splitlines()[-1]
+        line = str(error).strip().splitlines()[-1].rpartition("MaskweaveError: ")[2]
         raise MaskweaveError(f"the cluster stopped: {line}") from error
