@@ -237,6 +237,20 @@ def test_nothing_is_left_of_an_export_that_fails(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("runtime", "module"), [("openvino", "openvino"), ("onnx", "onnxruntime")])
+def test_what_is_not_installed_is_the_only_thing_told(
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    runtime: str,
+    module: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MaskweaveError, match=rf"pip install 'maskweave\[{runtime}\]'"):
+        InpaintPipeline.from_pretrained(model, backend=runtime)
+    assert capsys.readouterr().err == ""
+
+
 def test_mistakes_are_one_line(model: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     full.mkdir()

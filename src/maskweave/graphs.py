@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
@@ -265,6 +266,8 @@ def converted(
     config = graph_config(tokenizer)
     if kept.is_dir():
         return _load(kept, config, transformer.config, backend, dtype, digest)
+    with needing(backend):  # before anything is told
+        import_module("openvino" if backend == "openvino" else "onnxruntime")
     print(f"note: {backend} needs graphs: made once, and kept in {kept}", file=sys.stderr)
     with tempfile.TemporaryDirectory() as scratch:
         written = Path(scratch)
