@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from maskweave.cli.fills import Asked, do, reported
 from maskweave.cli.jobs import Job, check_names
-from maskweave.cli.options import load_pipeline
+from maskweave.cli.repeat import load_again, name_of
 from maskweave.errors import MaskweaveError
 from maskweave.files import DiskError, tried
 
@@ -83,37 +83,22 @@ def _how(row: "Row") -> tuple[str, bool, int, int, int]:
 
 def _check(row: "Row", model: str | None) -> None:
     """Raise MaskweaveError if a row tells of a fill that cannot be repeated."""
-    from maskweave.checkpoint import shipped_models
-    from maskweave.classical import METHODS
-
     recipe = row.recipe_of_fill
     _ = recipe.decode_settings
     if recipe.soften:
         raise MaskweaveError(f"{row.output} was softened: --from repeats such a fill")
-    # As of a recipe: it names no folder and nothing that is to be downloaded.
-    if not model and recipe.model not in (*shipped_models(), *METHODS):
-        told = f"{row.output} was filled by {recipe.model!r:.60}"
-        raise MaskweaveError(f"{told}: say where it is: --model")
+    name_of(recipe, row.output, model)
 
 
 def _fill(again: Replay, rows: Sequence["Row"], jobs: Sequence[Job]) -> None:
-    from maskweave.classical import METHODS
     from maskweave.files import sha256
-    from maskweave.recall import made_by
 
     first = rows[0]
     recipe = first.recipe_of_fill
-    name = again.model or recipe.model
-    device = "cpu" if name in METHODS else again.device
-    pipeline = load_pipeline(name, device, recipe.dtype, recipe.backend)
-    made = made_by(pipeline)
-    if made.weights != recipe.weights:
-        raise MaskweaveError(f"{first.output} was filled by other weights than those of {name}")
-    if made.device != recipe.device:
-        print(
-            f"note: it was filled on {recipe.device}: on {made.device} numbers may differ",
-            file=sys.stderr,
-        )
+    name = name_of(recipe, first.output, again.model)
+    pipeline, notes = load_again(recipe, first.output, name, again.device)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     asked = Asked(
         *(recipe.seed, first.invert, first.threshold, first.grow, first.quality),
         *(again.batch_size, again.memory),
