@@ -340,6 +340,21 @@ def test_nobody_is_told_who_fills(exported: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.rglob("*"))
 
 
+def test_a_process_outlives_ctrl_c_when_its_models_are_gone(tiny_model: Path) -> None:
+    code = (
+        "import signal\n"
+        "from maskweave import InpaintPipeline\n"
+        f"InpaintPipeline.from_pretrained({str(tiny_model)!r}, backend='openvino')\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "try:\n"
+        "    signal.raise_signal(signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('stopped')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.split() == [b"stopped"]
+
+
 def copied(exported: Path, copy: Path) -> Path:
     shutil.copytree(exported, copy)
     return copy

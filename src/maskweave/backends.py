@@ -4,14 +4,18 @@ import os
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
+
+if TYPE_CHECKING:
+    import openvino
 
 Runtime = Literal["openvino", "onnx"]
 """What runs graphs, on the CPU."""
@@ -82,13 +86,24 @@ class Graph(Protocol):
         ...
 
 
+@cache
+def openvino_core() -> "openvino.Core":
+    """Return the one core of OpenVINO that this process has, to its end.
+
+    A core gives its thread a stack for handlers of signals, and takes it away as it ends. Of
+    several that do not end in the reverse order, it leaves the thread one that is gone: the next
+    signal that Python handles, as Ctrl-C, ends the process with a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVINOGraph:
     """A graph that OpenVINO runs, with as many threads as torch has."""
 
     def __init__(self, file: Path, dtype: torch.dtype = torch.float32) -> None:
-        import openvino
-
-        self.compiled = openvino.Core().compile_model(
+        self.compiled = openvino_core().compile_model(
             file,
             "CPU",
             {
