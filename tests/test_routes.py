@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ctypes
 import gc
 import io
 import json
@@ -814,8 +815,11 @@ def test_a_half_sent_body_leaves_the_server_as_it_was(
 
 
 def memory() -> int:
-    """Return the resident bytes of this process."""
+    """Return the resident bytes of this process, of which those that are free are given back."""
     gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+    if trim:
+        trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -836,7 +840,10 @@ def test_twenty_at_once_get_their_fills_or_are_told_to_come_back(tiny_model: Pat
 
     with Served(Service(str(tiny_model), queue=5)) as served, ThreadPoolExecutor(20) as threads:
         resident: list[int] = []
-        for _ in range(3):
+        # Pools that fill up grow the process in some rounds; six photos that are kept, of three
+        # megabytes each, would do so in every one.
+        while len(resident) < 2 or resident[-1] - resident[-2] > 9_000_000:
+            assert len(resident) < 6, resident
             answers = list(threads.map(lambda number: ask(served.address, number), range(20)))
             good = [(number, each) for number, each in answers if each.status_code == 200]
             assert len(good) >= 6
@@ -850,8 +857,6 @@ def test_twenty_at_once_get_their_fills_or_are_told_to_come_back(tiny_model: Pat
                     assert int(each.headers["retry-after"]) >= 1
             del answers, good, each, expected
             resident.append(memory())
-    # The first round warms up; what it left is used again.
-    assert resident[2] - resident[1] < 20_000_000, resident
 
 
 # The page that tells of all this
