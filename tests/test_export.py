@@ -385,59 +385,76 @@ def test_broken_graphs_are_one_line(exported: Path, tmp_path: Path, damage: str)
         InpaintPipeline.from_pretrained(copy)
 
 
+@pytest.fixture(scope="module")
+def photos(shared: Path) -> list[Pixels]:
+    """Two hundred cats."""
+    files = by_stem(shared / "data" / "cats64" / "val")
+    return [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
+
+
+def with_tokens(
+    model: InpaintPipeline, photos: Sequence[Pixels], paint: str
+) -> tuple[torch.Tensor, list[StepPicture]]:
+    """Return the tokens of all steps, and the fills."""
+    holes, seeds = drawn(len(photos), 64), [[number] for number in range(len(photos))]
+    tokens: list[torch.Tensor] = []
+    fills = fill_arrays(
+        model,
+        photos,
+        holes,
+        seeds,
+        model.settings(paint=paint),
+        on_step=lambda step: tokens.append(step.tokens),
+    )
+    return torch.cat(tokens), [states[-1] for states in fills]
+
+
+@pytest.fixture(scope="module")
+def expected(photos: list[Pixels]) -> tuple[torch.Tensor, list[StepPicture]]:
+    """Return what cats64 fills without sampling, with the tokens, in the precision it has."""
+    return with_tokens(InpaintPipeline.from_pretrained(SHIPPED / "cats64"), photos, "expected")
+
+
 @pytest.mark.slow
-def test_cats64_by_graphs_has_the_tokens_of_200_images(shared: Path, tmp_path: Path) -> None:
-    models = [InpaintPipeline.from_pretrained(SHIPPED / "cats64")]
+def test_cats64_by_graphs_has_the_tokens_of_200_images(
+    photos: list[Pixels], expected: tuple[torch.Tensor, list[StepPicture]], tmp_path: Path
+) -> None:
+    model = InpaintPipeline.from_pretrained(SHIPPED / "cats64")
+    ours = {"expected": expected, "sampled": with_tokens(model, photos, "sampled")}
     for runtime in RUNTIMES:
         write_model(SHIPPED / "cats64", runtime, tmp_path / runtime)
-        models.append(InpaintPipeline.from_pretrained(tmp_path / runtime))
-    files = by_stem(shared / "data" / "cats64" / "val")
-    images = [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
-    holes, seeds = drawn(200, 64), [[number] for number in range(200)]
-    for paint in ("expected", "sampled"):
-        tokens: list[list[torch.Tensor]] = [[] for _ in models]
-        fills = [
-            fill_arrays(
-                model,
-                images,
-                holes,
-                seeds,
-                model.settings(paint=paint),
-                on_step=lambda step, found=found: found.append(step.tokens),
-            )
-            for model, found in zip(models, tokens, strict=True)
-        ]
-        ours = torch.cat(tokens[0])
-        last = [[states[-1] for states in each] for each in fills]
-        for theirs, painted in zip(tokens[1:], last[1:], strict=True):
+        exported = InpaintPipeline.from_pretrained(tmp_path / runtime)
+        for paint, (tokens, fills) in ours.items():
+            found, painted = with_tokens(exported, photos, paint)
             # Two codes may be so nearly alike that rounding decides: 1 token of 50,000 here.
-            assert (ours == torch.cat(theirs)).float().mean() >= 0.9999
-            assert distance(last[0], painted) <= 1
+            assert (tokens == found).float().mean() >= 0.9999
+            assert distance(fills, painted) <= 1
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("weights")
-def test_cats64_in_fewer_bits_fills_as_well(shared: Path, tmp_path: Path) -> None:
-    data = shared / "data" / "cats64"
-    train = [by_stem(data / "train")[stem] for stem in spread(sorted(by_stem(data / "train")), 50)]
+def test_cats64_in_fewer_bits_fills_as_well(
+    shared: Path,
+    photos: list[Pixels],
+    expected: tuple[torch.Tensor, list[StepPicture]],
+    tmp_path: Path,
+) -> None:
+    files = by_stem(shared / "data" / "cats64" / "train")
     folder = SHIPPED / "cats64"
-    write_model(folder, "openvino", tmp_path / "int8", train)
-    files = by_stem(data / "val")
-    images = [read_rgb(files[stem]) for stem in spread(sorted(files), 200)]
-    holes = drawn(200, 64)
+    calibration = [files[stem] for stem in spread(sorted(files), 50)]
+    write_model(folder, "openvino", tmp_path / "int8", calibration)
     network = perceptual_loss()
 
-    def measured(model: InpaintPipeline) -> np.ndarray:
-        fills = [fill.image for fill in filled(model, images, holes, paint="expected")]
-        return np.array(lpips_distances(fills, images, network))
+    def measured(fills: Sequence[StepPicture]) -> np.ndarray:
+        return np.array(lpips_distances([fill.image for fill in fills], photos, network))
 
-    exact = measured(InpaintPipeline.from_pretrained(folder))
+    exact = measured(expected[1])
     for model in (
         InpaintPipeline.from_pretrained(tmp_path / "int8"),
         InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16),
         InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16, backend="openvino"),
     ):
-        worse = measured(model) - exact
+        worse = measured(filled(model, photos, drawn(200, 64), paint="expected")) - exact
         assert worse.mean() < 0.01 * exact.mean(), worse.mean()
 
 
