@@ -1,9 +1,9 @@
 """How fast models fill by each backend, and how near the reference transformer comes to the GEMMs.
 
-python benchmarks/speed.py --calibration PHOTOS prints two tables as JSON lines: fills by cats64 and
-by a model of the shape of the preset "photos" with random weights; and single passes of the
-reference transformer. Times are processor seconds of one thread, which other work on the machine
-disturbs little; backends take turns, and the least of all turns counts.
+python benchmarks/speed.py --calibration PHOTOS prints two tables as JSON lines: fills by models,
+and single passes of the reference transformer. Times are processor seconds of one thread, which
+other work on the machine disturbs little, or with --threads 2 and more the seconds of a machine
+that must be idle; backends take turns, and the least of all turns counts.
 """
 
 import argparse
@@ -22,12 +22,11 @@ import numpy as np
 import torch
 
 from maskweave.call import Photo
-from maskweave.checkpoint import SHIPPED
+from maskweave.checkpoint import resolve
 from maskweave.export import write_model
 from maskweave.formats import list_images
 from maskweave.graphs import OpenVINOGraph
 from maskweave.images import as_picture
-from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
 from maskweave.presets import TOKENIZERS, TRANSFORMERS
 from maskweave.tokenizer.vqgan import VQGAN
@@ -46,16 +45,6 @@ WAYS = {
 """The export that a backend fills by, torch by the model itself, and the dtype."""
 
 
-def photo_model(folder: Path) -> None:
-    """Write a model of the shape of the photo model, with random weights."""
-    torch.manual_seed(0)
-    tokenizer = VQGAN(TOKENIZERS["photos"].model)
-    torch.nn.init.normal_(tokenizer.decoder.output.weight, std=0.01)
-    transformer = BidirectionalTransformer(TRANSFORMERS["photos"].model)
-    settings = DecodeSettings(paint="expected")
-    InpaintPipeline(tokenizer, transformer, settings, framing="texture").save_pretrained(folder)
-
-
 def export_all(model: Path, calibration: Path, work: Path, ways: list[str]) -> dict[str, Path]:
     """Return the folder of each way of running a model, written unless it is there."""
     found = {"": model}
@@ -63,8 +52,8 @@ def export_all(model: Path, calibration: Path, work: Path, ways: list[str]) -> d
         found.setdefault(name, work / name)
         if not found[name].exists():
             runtime, _, int8 = cast(Any, name.partition("-"))
-            files = list_images(calibration).files[:32]
-            write_model(model, runtime, found[name], files if int8 else None)
+            files = list_images(calibration).files[:32] if int8 else None
+            write_model(model, runtime, found[name], files)
     return found
 
 
@@ -94,10 +83,11 @@ def fill(pipeline: InpaintPipeline, photos: list[Photo]) -> None:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return the processor seconds of some work."""
-    started = time.process_time()
+    """Return the seconds of some work: of the processor if one thread works, else by the clock."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     work()
-    return time.process_time() - started
+    return clock() - started
 
 
 def turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
@@ -111,16 +101,17 @@ def turns(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]
 
 def cold(folder: Path, dtype: str) -> dict[str, float]:
     """Return seconds to load and to fill first, and memory, in a process of its own."""
-    command = [sys.executable, __file__, "--cold", str(folder), dtype]
+    threads = str(torch.get_num_threads())
+    command = [sys.executable, __file__, "--threads", threads, "--cold", str(folder), dtype]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def tell_cold(folder: Path, dtype: str) -> None:
     """Print what ``cold`` returns."""
-    started = time.process_time()
-    pipeline = load(folder, dtype)
-    loading = time.process_time() - started
+    loaded: list[InpaintPipeline] = []
+    loading = seconds(lambda: loaded.append(load(folder, dtype)))
+    [pipeline] = loaded
     photos = batch(pipeline, 16)
     first = seconds(partial(fill, pipeline, photos[:1]))
     fill(pipeline, photos)
@@ -129,11 +120,10 @@ def tell_cold(folder: Path, dtype: str) -> None:
     print(json.dumps({"load": loading, "first": first, "megabytes": int(peak) // 1024}))
 
 
-def fills(
-    name: str, model: Path, calibration: Path, work: Path, repeats: int, ways: list[str]
-) -> None:
+def fills(name: str, calibration: Path, work: Path, repeats: int, ways: list[str]) -> None:
     """Print a row for each way of running a model."""
-    folders = export_all(model, calibration, work / name, ways)
+    model = resolve(name)
+    folders = export_all(model, calibration, work / model.name, ways)
     loaded = {way: load(folders[WAYS[way][0]], WAYS[way][1]) for way in ways}
     rows: dict[str, dict[str, float]] = {way: {} for way in ways}
     for count in (1, 16, 64):
@@ -205,26 +195,22 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path, help="folder of images for int8")
     parser.add_argument("--work", type=Path, help="folder that keeps exports")
     parser.add_argument("--repeats", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--ways", choices=WAYS, default=list(WAYS), nargs="*")
-    parser.add_argument("--table", choices=["cats64", "photos", "passes"], nargs="*")
+    parser.add_argument("--models", default=["cats64"], nargs="*", help="names or folders")
+    parser.add_argument("--no-passes", action="store_true")
     parser.add_argument("--cold", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     if options.cold:
         tell_cold(Path(options.cold[0]), options.cold[1])
         return
     with tempfile.TemporaryDirectory() as scratch:
         work = options.work or Path(scratch)
-        tables = options.table or ["passes", "cats64", "photos"]
-        if "passes" in tables:
+        if not options.no_passes:
             passes(work, options.repeats)
-        for name in ("cats64", "photos"):
-            if name in tables:
-                model = SHIPPED / name
-                if name == "photos":
-                    model = work / "photos-random"
-                    photo_model(model)
-                fills(name, model, options.calibration, work, options.repeats, options.ways)
+        for name in options.models:
+            fills(name, options.calibration, work, options.repeats, options.ways)
 
 
 if __name__ == "__main__":
