@@ -26,6 +26,7 @@ from PIL import Image
 from maskweave.call import MEMORY
 from maskweave.pipeline import load_pipeline
 from maskweave.ray import Filler, fill_table
+from maskweave.ray.cluster import BESIDE
 from maskweave.ray.fill import INPUT
 from maskweave.reading import Reading
 
@@ -104,7 +105,7 @@ def on_cluster(
 ) -> dict[str, float]:
     """Time a cluster of this machine with so many workers."""
     started = time.perf_counter()
-    ray.init("local", num_cpus=workers + 2, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=workers + BESIDE, include_dashboard=False, log_to_driver=False)
     watch = Watch(folder / "out", len(rows))
     watch.start()
     fill_table(

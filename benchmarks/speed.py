@@ -82,9 +82,13 @@ def fill(pipeline: InpaintPipeline, photos: list[Photo]) -> None:
         pass
 
 
+def clock() -> float:
+    """Return seconds: those of the processor if one thread works, else those that pass."""
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
 def seconds(work: Callable[[], Any]) -> float:
-    """Return the seconds of some work: of the processor if one thread works, else by the clock."""
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    """Return the seconds of some work."""
     started = clock()
     work()
     return clock() - started
@@ -109,9 +113,9 @@ def cold(folder: Path, dtype: str) -> dict[str, float]:
 
 def tell_cold(folder: Path, dtype: str) -> None:
     """Print what ``cold`` returns."""
-    loaded: list[InpaintPipeline] = []
-    loading = seconds(lambda: loaded.append(load(folder, dtype)))
-    [pipeline] = loaded
+    started = clock()
+    pipeline = load(folder, dtype)
+    loading = clock() - started
     photos = batch(pipeline, 16)
     first = seconds(partial(fill, pipeline, photos[:1]))
     fill(pipeline, photos)

@@ -141,8 +141,15 @@ def main() -> None:
     spent = seconds(lambda: plain_step(vqgan, transformer, optimiser, noise[:16]), device, steps)
     plain = 16 / spent
     table.add_row("plain, reference, float32", "16", f"{plain:.2f}", "", "1")
-    for name in ("reference", "cats64"):
-        recipe = TRANSFORMERS[name]
+    reference = TRANSFORMERS["reference"]
+    fused = replace(reference.model, attention_dropout=0.0)
+    recipes = {
+        "reference": reference,
+        "reference, no dropout on attention's weights": replace(reference, model=fused),
+        "reference, no dropout": replace(reference, model=replace(fused, dropout=0.0)),
+        "cats64": TRANSFORMERS["cats64"],
+    }
+    for name, recipe in recipes.items():
         with tempfile.TemporaryDirectory() as folder:
             task, batch = our_step(recipe, device, Path(folder))
         flops = task.flops()

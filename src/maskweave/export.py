@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from maskweave.backends import SUFFIX, Graph, Runtime, needing
+from maskweave.backends import SUFFIX, Graph, Runtime, needing, openvino_core
 from maskweave.call import Photo
 from maskweave.checkpoint import resolve
 from maskweave.errors import MaskweaveError
@@ -170,7 +170,7 @@ def _quantised_openvino(file: Path, samples: list[Inputs]) -> None:
     import openvino
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    model = openvino.Core().read_model(file)
+    model = openvino_core().read_model(file)
     kind = nncf.ModelType.TRANSFORMER if "transformer" in file.name else None
     model = nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), model_type=kind)
     written = file.with_name("quantised.xml")

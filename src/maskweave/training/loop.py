@@ -49,8 +49,8 @@ class RunConfig:
     precision: Literal["no", "bf16"] = "bf16"
     """Accelerate's mixed precision: no or bf16."""
     compile: bool = False
-    """Compile the transformer with ``torch.compile``. The tokenizer is not compiled: its adaptive
-    weight goes through one graph several times, which compiled graphs are not made for."""
+    """Compile the transformer with ``torch.compile``. The tokenizer is not compiled: it was no
+    faster, and its adaptive weight goes through one graph several times."""
     workers: Natural = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
     log_every: Positive = 10
