@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Trains the model `photos` from a folder of photos: all three stages, one after the other.
+# Trains the model `photos` from a folder of photos: all three stages, one after the other, and at
+# last the decoder for narrow holes.
 #
 #   recipes/photos.sh PHOTOS VALIDATION RUNS
 #
@@ -17,4 +18,5 @@ train() {
 train tokenizer --output "$runs/1-tokenizer"
 train transformer --tokenizer "$runs/1-tokenizer" --output "$runs/2-transformer"
 train decoder --model "$runs/2-transformer" --output "$runs/3-decoder"
-echo "$runs/3-decoder is the model: maskweave inpaint --model $runs/3-decoder ..."
+train narrow --model "$runs/3-decoder" --output "$runs/4-narrow"
+echo "$runs/4-narrow is the model: maskweave inpaint --model $runs/4-narrow ..."

@@ -59,8 +59,9 @@ def tiny_pipeline(seed: int = 0, patch_size: int = 4, **guided: int) -> InpaintP
             guided="guided" in guided,
         )
     )
-    if "guided" in guided:  # an untrained decoder paints its guide
-        torch.nn.init.normal_(tokenizer.decoder.output.weight, std=0.1)
+    if "guided" in guided:  # untrained decoders paint their guide
+        for decoder in filter(None, (tokenizer.decoder, tokenizer.narrow_decoder)):
+            torch.nn.init.normal_(decoder.output.weight, std=0.1)
     for parameter in transformer.parameters():  # far from uniform predictions
         parameter.data.add_(torch.randn_like(parameter) * 0.3)
     return InpaintPipeline(tokenizer, transformer)

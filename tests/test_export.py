@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from conftest import fill_arrays, tiny_guided, tiny_pipeline
+from conftest import fill_arrays, tiny_pipeline
 from maskweave.backends import Runtime
 from maskweave.call import StepPicture
 from maskweave.checkpoint import SHIPPED
@@ -24,6 +25,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.evaluation.metrics import lpips_distances
 from maskweave.export import write_model
+from maskweave.guide import interpolated
 from maskweave.holes import KINDS, draw_hole
 from maskweave.images import Hole, Pixels
 from maskweave.pipeline import InpaintPipeline
@@ -36,7 +38,7 @@ from maskweave.training.train import train_decoder
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
 RUNTIMES = ("openvino", "onnx")
-MODELS = {"plain": tiny_pipeline, "guided": tiny_guided}
+MODELS = {"plain": tiny_pipeline, "guided": partial(tiny_pipeline, guided=True, narrow=2)}
 
 
 def pictures(count: int, side: int = 24) -> list[Pixels]:
@@ -119,6 +121,12 @@ def test_against_torch_tokens_and_states_are_the_same(model: Path, exported: Pat
     torch.testing.assert_close(same, logits, rtol=1e-4, atol=1e-4)
     hole = torch.zeros(5, 16, 16, dtype=torch.bool)
     hole[:, :4] = True
+    assert ours.tokenizer.narrow == theirs.tokenizer.narrow
+    if ours.tokenizer.narrow:
+        with torch.no_grad():
+            parts = images, hole, interpolated(images, hole)
+            painted, alike = (m.tokenizer.paint_narrow(*parts) for m in (ours, theirs))
+        torch.testing.assert_close(alike, painted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
         traits(theirs.tokenizer, theirs.transformer, images, hole),
         traits(ours.tokenizer, ours.transformer, images, hole),

@@ -4,9 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
-from maskweave.fill import fill_batch
+from maskweave.fill import fill_batch, fill_narrow
 from maskweave.guide import interpolated
+from maskweave.holes import is_narrow
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.tokenizer.base import Tokenizer
 from maskweave.transformer import Transformer
@@ -35,27 +38,37 @@ def paint_requests(
     every_step : bool
         Paint after each step, not only after the last.
     on_step : callable, optional
-        Told of each step.
+        Told of each step in which tokens are decoded.
     requests : sequence of Request
         All of the model's size. Those without a guide start from an interpolation.
 
     Returns
     -------
     list
-        For every request its paintings, on the CPU: one, or one for each step.
+        For every request its paintings, on the CPU: one, or one for each step. Narrow holes take
+        no steps.
     """
     device = transformer.device
     known = torch.stack([request.known for request in requests]).to(device)
     hole = torch.stack([request.hole for request in requests]).to(device)
-    seeds = [request.seed for request in requests]
+    paintings: list[list[Painting]] = [[] for _ in requests]
+    narrow, others = _sorted(tokenizer, requests, hole)
+    if narrow:
+        images = fill_narrow(tokenizer, transformer, known[narrow], hole[narrow])
+        decided = torch.zeros(tokenizer.grid, dtype=torch.bool)
+        for row, image in zip(narrow, images.cpu(), strict=True):
+            paintings[row].append(Painting(image, decided))
+    if not others:
+        return paintings
+    known, hole = known[others], hole[others]
+    seeds = [requests[row].seed for row in others]
     guide = None
     if any(request.guide is not None for request in requests):
         guide = interpolated(known, hole)
-        for row, request in enumerate(requests):
-            if request.guide is not None:
-                guide.pixels[row] = request.guide.to(device)
+        for row, other in enumerate(others):
+            if (pixels := requests[other].guide) is not None:
+                guide.pixels[row] = pixels.to(device)
                 guide.finer[row] = True
-    paintings: list[list[Painting]] = [[] for _ in requests]
     for step, images in fill_batch(
         *(tokenizer, transformer, known, hole, seeds, settings),
         guide=guide,
@@ -66,6 +79,18 @@ def paint_requests(
             on_step(step)
         if images is not None:
             grids = step.masked.unflatten(1, tokenizer.grid).cpu()
-            for states, image, grid in zip(paintings, images.cpu(), grids, strict=True):
-                states.append(Painting(image, grid))
+            for row, image, grid in zip(others, images.cpu(), grids, strict=True):
+                paintings[row].append(Painting(image, grid))
     return paintings
+
+
+def _sorted(
+    tokenizer: Tokenizer, requests: Sequence[Request], hole: Bool[Tensor, "batch height width"]
+) -> tuple[list[int], list[int]]:
+    """Return the places of requests whose hole is narrow, which take no tokens, and of others."""
+    narrow: list[int] = []
+    others: list[int] = []
+    widths = is_narrow(hole, tokenizer.narrow).tolist() if tokenizer.narrow else []
+    for row, request in enumerate(requests):
+        (narrow if widths and widths[row] and request.guide is None else others).append(row)
+    return narrow, others

@@ -38,7 +38,7 @@ from maskweave.transformer import BidirectionalTransformer, Transformer, Transfo
 GRAPHS = ("graphs/*.xml", "graphs/*.bin", "graphs/*.onnx")
 """Files of exported models, which hold graphs and weights and no code of Python."""
 
-ADDED = ("classes", "class_names", "dilation")
+ADDED = ("classes", "class_names", "dilation", "narrow")
 """Fields of configs that came after models whose identity is written down in their runs."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -3,7 +3,8 @@
 This file knows no geometry: images of any size become such batches in ``batches``.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -86,6 +87,22 @@ def fill_batch(
             codes = tokenizer.codes[step.tokens]
             images = _paint(tokenizer, transformer, codes, known, hole, guide)
         yield Fill(step, images)
+
+
+def fill_narrow(
+    tokenizer: Tokenizer,
+    transformer: Transformer,
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return images with their holes filled, all of which are ``tokenizer.narrow``.
+
+    No tokens are decoded and nothing is sampled; the rest is as in ``fill_batch``.
+    """
+    known = known.masked_fill(hole[:, None], 0.0)
+    guide = interpolated(known, hole)
+    with _painting(transformer.dtype, known.device):
+        return tokenizer.paint_narrow(known, hole, guide).float()
 
 
 def decode_tokens(
@@ -231,7 +248,6 @@ def _encode(tokenizer: Tokenizer, known: Tensor, hole: Tensor) -> Int[Tensor, "b
         return tokenizer.encode_known(known, hole)
 
 
-@torch.no_grad()
 def _paint(
     tokenizer: Tokenizer,
     transformer: Transformer,
@@ -240,7 +256,12 @@ def _paint(
     hole: Tensor,
     guide: Guide | None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Paint in the transformer's precision: the tokenizer's weights stay in float32."""
-    dtype = transformer.dtype
-    with torch.autocast(known.device.type, dtype, enabled=dtype != torch.float32):
+    with _painting(transformer.dtype, known.device):
         return tokenizer.paint(codes, known, hole, guide).float()
+
+
+@contextmanager
+def _painting(dtype: torch.dtype, device: torch.device) -> Generator[None]:
+    """Paint in the transformer's precision: the tokenizer's weights stay in float32."""
+    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        yield

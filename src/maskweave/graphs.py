@@ -64,6 +64,8 @@ class GraphConfig:
     """As in ``Tokenizer``."""
     dilation: int = 0
     """As in ``Tokenizer``."""
+    narrow: int = 0
+    """As in ``Tokenizer``."""
     architecture: Literal["graphs"] = "graphs"
     """Tells components apart on disk."""
 
@@ -78,6 +80,7 @@ def graph_config(tokenizer: Tokenizer) -> GraphConfig:
         tokenizer.patch_local,
         tokenizer.guided,
         tokenizer.dilation,
+        tokenizer.narrow,
     )
 
 
@@ -92,17 +95,27 @@ class GraphTokenizer(Tokenizer):
         The vector of every code.
     encoder, decoder : Graph
         Its networks.
+    narrow_decoder : Graph, optional
+        Its decoder for narrow holes, if it has one.
     """
 
     vectors: Tensor
 
-    def __init__(self, config: GraphConfig, codes: Tensor, encoder: Graph, decoder: Graph) -> None:
+    def __init__(
+        self,
+        config: GraphConfig,
+        codes: Tensor,
+        encoder: Graph,
+        decoder: Graph,
+        narrow_decoder: Graph | None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.sees_known, self.patch_local = config.sees_known, config.patch_local
         self.guided = config.guided
         self.register_buffer("vectors", codes)
         self.encoder, self.decoder = encoder, decoder
+        self.narrow_decoder = narrow_decoder
 
     @property
     def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:
@@ -139,6 +152,19 @@ class GraphTokenizer(Tokenizer):
                 guide = guide or interpolated(known, hole)
                 inputs |= {"guide": guide.pixels, "finer": guide.finer}
         [images] = self.decoder.run(**inputs)
+        return images
+
+    def paint_narrow(
+        self,
+        known: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+        guide: Guide,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint images with narrow holes, as every tokenizer with a decoder for them does."""
+        if self.narrow_decoder is None:
+            return super().paint_narrow(known, hole, guide)
+        inputs = {"known": known, "hole": hole, "guide": guide.pixels, "finer": guide.finer}
+        [images] = self.narrow_decoder.run(**inputs)
         return images
 
 
@@ -305,6 +331,7 @@ def _load(
             # Rounded latents would have other tokens than those that the model is used with.
             encoder = graph("encoder", torch.float32)
             decoder, predictor = graph("decoder"), graph("transformer")
+            narrow = graph("narrow") if tokenizer.narrow else None
         except ModuleNotFoundError:
             raise
         # Each runtime raises errors of kinds of its own for files that it cannot read.
@@ -312,12 +339,13 @@ def _load(
             raise MaskweaveError(
                 f"cannot read the graphs in {folder}: {reason_of(error)}"
             ) from error
-    paints = GraphTokenizer(tokenizer, codes, encoder, decoder)
+    paints = GraphTokenizer(tokenizer, codes, encoder, decoder, narrow)
     fit = (
         len(codes) == tokenizer.codebook_size == transformer.codebook_size
         and encoder.inputs.get("images") == (3, *paints.image_size)
         and decoder.inputs.get("codes") == (paints.length, codes.shape[1])
         and predictor.inputs.get("tokens") == (transformer.length,)
+        and (narrow is None or narrow.inputs.get("known") == (3, *paints.image_size))
     )
     if not fit:
         raise MaskweaveError(f"the graphs in {folder} are not those of the configs beside them")

@@ -172,6 +172,15 @@ def token_mask(
     return hidden.flatten(1).bool()
 
 
+def is_narrow(hole: Bool[Tensor, "batch height width"], width: int) -> Bool[Tensor, "batch"]:
+    """Say which holes are nowhere wider than so many pixels: no larger square fits into them."""
+    if width >= min(hole.shape[1:]):
+        return torch.ones(len(hole), dtype=torch.bool, device=hole.device)
+    # A square of hole pixels alone is one in which no known pixel is largest.
+    known = F.max_pool2d((~hole)[:, None].float(), width + 1, stride=1)
+    return known.flatten(1).amin(1) > 0
+
+
 def known_patches(
     images: Float[Tensor, "batch 3 height width"],
     hole: Bool[Tensor, "batch height width"],

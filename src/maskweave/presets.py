@@ -6,6 +6,7 @@ from maskweave.tokenizer.vqgan import TokenizerConfig
 from maskweave.training.decoder_task import DecoderRecipe
 from maskweave.training.examples import ExamplesConfig
 from maskweave.training.loop import RunConfig
+from maskweave.training.narrow_task import NarrowRecipe
 from maskweave.training.optimiser import OptimiserConfig
 from maskweave.training.painting import PaintingLoss
 from maskweave.training.tokenizer_task import TokenizerRecipe
@@ -182,5 +183,24 @@ DECODERS = {
         loss=PaintingLoss(perceptual=0.7, adversarial_start=0.3),
         optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99), warmup=200, decay=0.4),
         run=RunConfig(steps=10_000, batch_size=16, save_every=250),
+    ),
+}
+
+NARROWS = {
+    # The decoder for narrow holes of it. What it paints is compared pixel by pixel more than by
+    # LPIPS, and the rate falls for most of the run. See recipes/photos.sh.
+    # maskweave train narrow --preset photos --data DIR --model MODEL --output MODEL2
+    "photos": NarrowRecipe(
+        width=5,
+        examples=replace(
+            PHOTOS,
+            holes=("scratch", "scratches", "scratches", "thin", "text"),
+            whole=0.0,
+            native=0.7,
+            finer=0.0,
+        ),
+        loss=PaintingLoss(perceptual=0.2, adversarial=0.0),
+        optimiser=OptimiserConfig(learning_rate=1e-3, betas=(0.9, 0.99), warmup=100, decay=0.7),
+        run=RunConfig(steps=5000, batch_size=8, save_every=250),
     ),
 }

@@ -1,7 +1,7 @@
 """Networks as graphs on disk, which OpenVINO or ONNX Runtime run without torch's modules.
 
-A tokenizer and a transformer become three graphs and a codebook. The number of images is free, and
-so is how many tokens are wanted; everything else about their shapes is fixed.
+A tokenizer and a transformer become three or four graphs and a codebook. The number of images is
+free, and so is how many tokens are wanted; everything else about their shapes is fixed.
 """
 
 import warnings
@@ -79,6 +79,24 @@ class Painting(nn.Module):
         return self.tokenizer.paint(codes, known, hole, both)
 
 
+class PaintingNarrow(nn.Module):
+    """Images with narrow holes to painted ones."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def forward(
+        self,
+        known: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+        guide: Float[Tensor, "batch 3 height width"],
+        finer: Bool[Tensor, "batch"],
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Return painted images."""
+        return self.tokenizer.paint_narrow(known, hole, Guide(guide, finer))
+
+
 class Traced(NamedTuple):
     """A network with an example of its inputs."""
 
@@ -93,7 +111,7 @@ class Traced(NamedTuple):
 
 
 def parts(tokenizer: Tokenizer, transformer: BidirectionalTransformer) -> tuple[Traced, ...]:
-    """Return the three networks of a model, with examples of two images."""
+    """Return the three or four networks of a model, with examples of two images."""
     codes = tokenizer.codes.detach()
     images = torch.zeros(2, 3, *tokenizer.image_size)
     hole = torch.zeros(2, *tokenizer.image_size, dtype=torch.bool)
@@ -107,11 +125,15 @@ def parts(tokenizer: Tokenizer, transformer: BidirectionalTransformer) -> tuple[
         painting |= {"known": images, "hole": hole}
     if tokenizer.guided:
         painting |= {"guide": images, "finer": hole[:, 0, 0]}
-    return (
+    traced = (
         Traced("encoder", Encoding(tokenizer), {"images": images}, ("tokens",)),
         Traced("transformer", Predicting(transformer), predicting, ("logits", "states")),
         Traced("decoder", Painting(tokenizer), painting, ("images",)),
     )
+    if not tokenizer.narrow:
+        return traced
+    inputs = {"known": images, "hole": hole, "guide": images, "finer": hole[:, 0, 0]}
+    return (*traced, Traced("narrow", PaintingNarrow(tokenizer), inputs, ("images",)))
 
 
 @torch.no_grad()

@@ -110,3 +110,21 @@ def decoder(
     from maskweave.training.train import train_decoder
 
     train_decoder(_recipe(DECODERS, preset, set_), data, resolve(model), output, validation, cache)
+
+
+@train_app.command()
+def narrow(
+    data: Data,
+    output: Output,
+    model: Annotated[str, typer.Option(help="Run of stage 3, model folder or model name.")],
+    validation: Validation = None,
+    preset: Preset = "photos",
+    set_: Set = None,
+    cache: Cache = None,
+) -> None:
+    """Train a decoder of its own for narrow holes of photos, which needs no tokens."""
+    from maskweave.checkpoint import resolve
+    from maskweave.presets import NARROWS
+    from maskweave.training.train import train_narrow
+
+    train_narrow(_recipe(NARROWS, preset, set_), data, resolve(model), output, validation, cache)

@@ -92,6 +92,19 @@ def random_crop(image: Photo, size: int, least: float, rng: np.random.Generator)
     return np.stack(cv2.split(pixels))
 
 
+def native_crop(image: Photo, size: int, rng: np.random.Generator) -> Square:
+    """Cut a square of a size in pixels out of a photo as it is, and mirror it half of the time.
+
+    Of a photo with a shorter side a larger one is made of its largest square.
+    """
+    height, width = image.shape[1:]
+    if min(height, width) < size:
+        return random_crop(image, size, 1.0, rng)
+    top, left = rng.integers((height - size + 1, width - size + 1)).tolist()
+    crop = image[:, top : top + size, left : left + size]
+    return (crop[:, :, ::-1] if rng.random() < 0.5 else crop).copy()
+
+
 def stream() -> str:
     """Name NumPy's generator and a few of its draws, on which every random view depends.
 

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from maskweave.errors import MaskweaveError
 from maskweave.guide import Guide, push_pull
 from maskweave.holes import token_mask
 
@@ -95,6 +96,23 @@ class Tokenizer(nn.Module, ABC):
         """Paint the images of these tokens; the rest is as in ``paint``."""
         return self.paint(self.codes[tokens], known, hole, guide)
 
+    def paint_narrow(
+        self,
+        known: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+        guide: Guide,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint images with ``narrow`` holes, of which tokens would tell little.
+
+        As in ``paint``, but without codes, so that no transformer is needed.
+
+        Raises
+        ------
+        MaskweaveError
+            If the tokenizer has no decoder for them.
+        """
+        raise MaskweaveError(f"{type(self).__name__} has no decoder for narrow holes")
+
     @property
     def codebook_size(self) -> int:
         """Number of codes."""
@@ -104,6 +122,11 @@ class Tokenizer(nn.Module, ABC):
     def patch_size(self) -> int:
         """Side of a token's patch, in pixels."""
         return self.config.patch_size
+
+    @property
+    def narrow(self) -> int:
+        """Width in pixels of the widest holes that ``paint_narrow`` is for; 0 if of none."""
+        return getattr(self.config, "narrow", 0)
 
     @property
     def dilation(self) -> int:

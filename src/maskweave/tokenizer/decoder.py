@@ -41,7 +41,7 @@ class Decoder(nn.Module):
     blocks : int
         Residual blocks at the token grid.
     codebook_dim : int
-        Length of a code.
+        Length of a code; 0 for a decoder that paints from the known pixels alone.
     guided : bool
         Paint the difference from a guide.
     """
@@ -55,11 +55,11 @@ class Decoder(nn.Module):
         guided: bool = False,
     ) -> None:
         super().__init__()
-        steps = list(pairwise(channels))
+        steps, self.widest = list(pairwise(channels)), channels[-1]
         self.stem = nn.Conv2d(5 if guided else 4, channels[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(ResidualBlock(fine) for fine, _ in steps)
         self.downs = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in steps)
-        self.embed = nn.Conv2d(codebook_dim, channels[-1], 1)
+        self.embed = nn.Conv2d(codebook_dim, channels[-1], 1) if codebook_dim else None
         # What comes down from a whole picture, known or guessed, would drown the codes.
         self.meet = GroupNorm(8, channels[-1]) if guided else nn.Identity()
         self.middle = nn.Sequential(*(ResidualBlock(channels[-1]) for _ in range(blocks)))
@@ -72,19 +72,20 @@ class Decoder(nn.Module):
         if guided:  # at first the guide itself is painted
             nn.init.zeros_(self.output.weight)
             nn.init.zeros_(self.output.bias)  # type: ignore[arg-type]
-            nn.init.normal_(self.embed.weight)  # of codes of length 1
+            if self.embed is not None:
+                nn.init.normal_(self.embed.weight)  # of codes of length 1
 
     def deepen(self, blocks: int) -> None:
         """Add residual blocks at the token grid, which change nothing until they are trained."""
         for _ in range(blocks):
-            block = ResidualBlock(self.embed.out_channels)
+            block = ResidualBlock(self.widest)
             nn.init.zeros_(block.conv2.weight)
             nn.init.zeros_(block.conv2.bias)  # type: ignore[arg-type]
             self.middle.append(block)
 
     def forward(
         self,
-        codes: Float[Tensor, "batch codebook_dim rows columns"],
+        codes: Float[Tensor, "batch codebook_dim rows columns"] | None,
         known: Float[Tensor, "batch 3 height width"],
         hole: Bool[Tensor, "batch height width"],
         guide: Guide | None = None,
@@ -97,7 +98,10 @@ class Decoder(nn.Module):
             x = block(x)
             skips.append(x)
             x = down(x)
-        x = self.middle(self.meet(x) + self.embed(codes))
+        x = self.meet(x)
+        if self.embed is not None:
+            x = x + self.embed(codes)
+        x = self.middle(x)
         for up, block in zip(self.ups, self.up_blocks, strict=True):
             x = block(up(F.interpolate(x, scale_factor=2.0)) + skips.pop())
         painted = self.output(F.silu(self.norm(x)))

@@ -1,5 +1,6 @@
 """VQGAN (Esser et al. 2021): an image to a grid of tokens, and tokens to an image."""
 
+from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 from jaxtyping import Bool, Float, Int
@@ -16,6 +17,9 @@ from maskweave.tokenizer.painted import PaintingTokenizer, Width
 from maskweave.tokenizer.quantize import Codebook
 
 Size = Annotated[int, Field(ge=1, le=2**16)]
+
+NARROW_BLOCKS = 1
+"""Residual blocks at the token grid of a decoder for narrow holes, which need no wide view."""
 
 
 @settings
@@ -40,6 +44,9 @@ class TokenizerConfig:
     """Residual blocks of the decoder at the token grid."""
     guided: bool = False
     """Paint the difference from a guide under the hole, rather than the picture itself."""
+    narrow: Annotated[int, Field(ge=0, le=2**12)] = 0
+    """Width in pixels of the widest holes that a second, smaller decoder paints from the known
+    pixels alone, for models with a guide; 0 has none."""
     architecture: Literal["patch_vqgan"] = "patch_vqgan"
     """Tells components apart on disk."""
 
@@ -54,6 +61,8 @@ class TokenizerConfig:
             raise MaskweaveError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
+        if self.narrow and not self.guided:
+            raise MaskweaveError("a decoder for narrow holes is for models with a guide")
 
 
 class Reconstruction(NamedTuple):
@@ -88,6 +97,25 @@ class VQGAN(PaintingTokenizer):
             config.codebook_dim,
             guided=config.guided,
         )
+        self.narrow_decoder: Decoder | None = None
+        if config.narrow:
+            self.add_narrow(config.narrow)
+
+    def add_narrow(self, width: int) -> None:
+        """Add a decoder for holes up to a width in pixels, which at first paints the guide."""
+        self.config = replace(self.config, narrow=width)
+        self.narrow_decoder = Decoder(self.config.channels, NARROW_BLOCKS, 0, guided=True)
+
+    def paint_narrow(
+        self,
+        known: Float[Tensor, "batch 3 height width"],
+        hole: Bool[Tensor, "batch height width"],
+        guide: Guide,
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Paint images with narrow holes, without codes."""
+        if self.narrow_decoder is None:
+            return super().paint_narrow(known, hole, guide)
+        return self.narrow_decoder(None, known, hole, guide).clamp(-1, 1)
 
     @property
     def codes(self) -> Float[Tensor, "codebook_size codebook_dim"]:

@@ -13,6 +13,7 @@ from maskweave.data.augment import (
     check_shift,
     coarse_fill,
     flip_and_shift,
+    native_crop,
     random_crop,
     to_unit_range,
     view,
@@ -36,6 +37,8 @@ class ExamplesConfig:
     crop: Share = 0.0
     """Least side of a random crop of a photo, as a share of the photo's shorter side; 0 takes whole
     images, cropped to their central square."""
+    native: Share = 0.0
+    """Share of random crops that keep the pixels of the photo, as fills at native pixels do."""
     shift: int = 4
     """Largest random shift of whole images, in pixels, less than the image size."""
     finer: Share = 0.0
@@ -135,7 +138,10 @@ class Examples(Dataset[Example]):
             image = view(image, index, number, config.shift)
             tokens = self.tokens[index, number].astype(np.int64)
         elif config.crop:
-            image = random_crop(image, self.size, config.crop, rng)
+            if config.native and rng.random() < config.native:
+                image = native_crop(image, self.size, rng)
+            else:
+                image = random_crop(image, self.size, config.crop, rng)
         else:
             image = flip_and_shift(image, config.shift, rng)
         (hole,) = draw_holes(config.holes, 1, self.size, self.size, rng, config.whole).numpy()

@@ -26,6 +26,7 @@ from maskweave.tokenizer.vqgan import VQGAN
 from maskweave.training.decoder_task import DecoderRecipe, DecoderTask
 from maskweave.training.examples import Examples
 from maskweave.training.loop import Task, accelerator_for, course_of, fit
+from maskweave.training.narrow_task import NarrowRecipe, NarrowTask
 from maskweave.training.same_run import differing, lengths, refuse_other
 from maskweave.training.sets import read_sets
 from maskweave.training.tokenizer_task import TokenizerRecipe, TokenizerTask
@@ -60,7 +61,7 @@ class _Stage:
 
     def __init__(
         self,
-        recipe: TokenizerRecipe | TransformerRecipe | DecoderRecipe,
+        recipe: TokenizerRecipe | TransformerRecipe | DecoderRecipe | NarrowRecipe,
         beside: dict[str, Any],
         folders: _Folders,
         size: int,
@@ -256,6 +257,28 @@ def train_decoder(
     task = DecoderTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
     stage.fit(task)
     stage.write_card("decoder", pipeline.tokenizer)
+
+
+def train_narrow(
+    recipe: NarrowRecipe,
+    data: str | Path,
+    model: str | Path,
+    output: str | Path,
+    validation: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> None:
+    """Train a decoder for narrow holes: ``output`` becomes the model with it.
+
+    ``model`` is the folder of a model with a guide. The rest is as in ``train_decoder``.
+    """
+    pipeline = InpaintPipeline.from_pretrained(model)
+    size = pipeline.tokenizer.image_size[0]
+    recipe.examples.check(size, pipeline.tokenizer.guided)
+    beside = {"model": identity(pipeline.tokenizer, pipeline.transformer)}
+    stage = _Stage(recipe, beside, _folders(data, output, validation, cache), size)
+    task = NarrowTask(recipe, pipeline, stage.data.validation, stage.accelerator, stage.course)
+    stage.fit(task)
+    stage.write_card("narrow", pipeline.tokenizer)
 
 
 def _brought_up_to_date(old: bytes, new: bytes) -> bytes:
