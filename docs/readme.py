@@ -1,29 +1,35 @@
 """Draw the README's picture from the folder that ``maskweave demo`` writes.
 
-Usage: ``maskweave demo && python docs/readme.py maskweave-demo docs/readme.png``.
+Usage: ``maskweave demo && python docs/readme.py maskweave-demo docs/readme.jpg``.
 """
 
 import sys
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-SIDE, GAP, LABEL = 256, 12, 26
+TASKS = ("scratches", "mast")
+
+WIDTH, GAP = 480, 8
 
 
 def main(demo: Path, output: Path) -> None:
-    """Put input, hole and fill side by side, each enlarged four times."""
-    strip = Image.new("RGB", (3 * SIDE + 2 * GAP, SIDE + LABEL), "white")
-    draw = ImageDraw.Draw(strip)
-    for i, (name, label) in enumerate(
-        [("input", "photo"), ("hole", "photo with its hole"), ("result", "filled by cats64")]
-    ):
-        left = i * (SIDE + GAP)
-        picture = Image.open(demo / f"{name}.png").convert("RGB")
-        strip.paste(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST), (left, 0))
-        centre = left + SIDE // 2
-        draw.text((centre, SIDE + LABEL // 2), label, "black", font_size=16, anchor="mm")
-    strip.save(output, optimize=True)
+    """Put photos before and after side by side."""
+    rows = [[_shown(demo / f"{task}_{part}.png") for part in ("input", "result")] for task in TASKS]
+    height = sum(before.height + GAP for before, _ in rows) - GAP
+    sheet = Image.new("RGB", (2 * WIDTH + GAP, height), "white")
+    top = 0
+    for before, after in rows:
+        sheet.paste(before, (0, top))
+        sheet.paste(after, (WIDTH + GAP, top))
+        top += before.height + GAP
+    sheet.save(output, quality=85, optimize=True, progressive=True)
+
+
+def _shown(file: Path) -> Image.Image:
+    photo = Image.open(file).convert("RGB")
+    size = (WIDTH, round(photo.height * WIDTH / photo.width))
+    return photo.resize(size, Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":

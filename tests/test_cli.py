@@ -318,23 +318,38 @@ def test_holes_are_not_overwritten(tmp_path: Path) -> None:
     assert run("holes", "--output", tmp_path, "--number", 2, "--overwrite").exit_code == 0
 
 
+def test_photos_fills_unless_another_model_is_named(photos: Path) -> None:
+    image, mask = photos / "images/a.png", photos / "masks/a.png"
+    files = [photos / f"{name}.png" for name in ("unnamed", "named")]
+    for file, more in zip(files, [(), ("--model", "photos")], strict=True):
+        assert run("inpaint", image, "--mask", mask, "--output", file, *more).exit_code == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_models_lists_what_ships() -> None:
-    assert "cats64" in run("models").stdout
+    assert {"cats64", "photos"} <= set(run("models").stdout.split())
     [cats] = [row for row in json.loads(run("models", "--json").stdout) if row["name"] == "cats64"]
     assert cats["image_size"] == 64
     assert 0 < cats["megabytes"] <= 32
 
 
-def test_the_demo_writes_every_step_and_a_sheet(tmp_path: Path) -> None:
-    result = run("demo", "--output", tmp_path / "demo")
+def test_the_demo_repairs_photos_and_fills_a_cat_step_by_step(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    result = run("demo", "--output", folder)
     assert result.exit_code == 0, result.output
     files = [Path(line) for line in result.stdout.splitlines()]
-    assert set(files) == set((tmp_path / "demo").iterdir())
-    assert {"input.png", "hole.png", "result.png", "step_01.png", "sheet.png"} <= {
-        file.name for file in files
-    }
-    assert read_image(tmp_path / "demo" / "result.png").pixels.shape == (64, 64, 3)
-    fails(run("demo", "--output", tmp_path / "demo"), "exists; --overwrite replaces it")
+    assert set(files) == set(folder.iterdir())
+    for task in ("scratches", "date", "mast", "cat"):
+        before, hole, after = (
+            read_image(folder / f"{task}_{part}.png").pixels for part in ("input", "hole", "result")
+        )
+        marked = (hole != before).any(axis=2)
+        assert 0.005 < marked.mean() < 0.35
+        assert np.array_equal(after[~marked], before[~marked])
+        assert (after[marked] != before[marked]).any(axis=1).mean() > 0.9
+    assert after.shape == (64, 64, 3)
+    assert {"cat_step_01.png", "cat_step_02.png", "sheet.png"} <= {file.name for file in files}
+    fails(run("demo", "--output", folder), "exists; --overwrite replaces it")
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ def test_the_command_notes_it_and_fills_all_the_same(tmp_path: Path) -> None:
         Image.fromarray(photo).save(tmp_path / f"{name}.png")
         Image.fromarray(middle(photo)).save(tmp_path / f"{name}_mask.png")
         files = [tmp_path / f"{name}{end}.png" for end in ("", "_mask", "_out")]
-        command = ["inpaint", files[0], "--mask", files[1], "--output", files[2], "--json"]
+        command = ["inpaint", files[0], "--mask", files[1], "--output", files[2]]
+        command += ["--model", "cats64", "--json"]
         result = CliRunner().invoke(app, [str(word) for word in command])
         assert result.exit_code == 0, result.output
         [job] = json.loads(result.stdout)["images"]

@@ -147,6 +147,17 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_folder_that_is_called_as_a_shipped_model_is_not_taken_for_it(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("cats64").mkdir()
+    result = run(*command(photos, Path("cats64"), tmp_path / "out", "--ray"))
+    assert result.exit_code == 1, result.output
+    assert len(hashes(tmp_path / "out")) == FILES
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_cluster_fills_without_a_model_too(photos: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     result = run(*command(photos, Path("telea"), output, "--ray"))

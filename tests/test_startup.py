@@ -60,7 +60,7 @@ def test_help_and_lists_import_nothing_heavy(arguments: list[str]) -> None:
     assert command(*arguments) & (HEAVY | COMPILER | LEAN) == set()
 
 
-@pytest.mark.parametrize("model", ["cats64", "telea", "navier-stokes"])
+@pytest.mark.parametrize("model", ["photos", "cats64", "telea", "navier-stokes"])
 def test_a_fill_imports_only_what_it_needs(cat: list[str], model: str) -> None:
     modules = command(*cat, "--model", model)
     assert Path(cat[-1]).exists()

@@ -30,6 +30,7 @@ from maskweave.cli.options import (
     note_left_out,
 )
 from maskweave.errors import MaskweaveError
+from maskweave.models import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from maskweave.cli.holes import Wanted
@@ -58,7 +59,7 @@ def benchmark(
         list[str] | None,
         typer.Option(help="Draw such holes, as `maskweave holes` does, instead; repeatable."),
     ] = None,
-    model: Model = "cats64",
+    model: Model = DEFAULT_MODEL,
     invert_mask: InvertMask = False,
     threshold: Threshold = 128,
     grow: Grow = 0,

@@ -26,6 +26,7 @@ from maskweave.cli.repeat import Again, repeat
 from maskweave.cli.replay import Replay, replay
 from maskweave.errors import MaskweaveError
 from maskweave.files import tried
+from maskweave.models import DEFAULT_MODEL, shipped_models
 
 WITH_FROM = {"from_", "image", "output", "mask", "model", "device", "overwrite"}
 """Options that go with --from; the others are told by the file."""
@@ -153,7 +154,7 @@ def inpaint(
     manifest: Manifest = None,
     replay_: ReplayOf = None,
     ray: Ray = None,
-    model: ModelOrMethod = "cats64",
+    model: ModelOrMethod = DEFAULT_MODEL,
     steps: Steps = None,
     schedule: Schedule = None,
     order: Order = None,
@@ -257,7 +258,8 @@ def _refuse_beside(given: dict[str, str], may: set[str], option: str) -> None:
 
 def _absolute(model: str) -> str:
     """Return a model's name as it is known elsewhere: folders from the root."""
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
+    folder = model not in shipped_models() and Path(model).is_dir()
+    return str(Path(model).absolute()) if folder else model
 
 
 def _given(ctx: typer.Context) -> dict[str, str]:

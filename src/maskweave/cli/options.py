@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from maskweave.call import Pipeline
     from maskweave.pipeline import InpaintPipeline
 
-DEFAULT_MODEL = "cats64"
-"""What fills unless another model is named."""
-
 Model = Annotated[str, typer.Option(help="Shipped model, model folder or Hugging Face hub id.")]
 ModelOrMethod = Annotated[
     str,

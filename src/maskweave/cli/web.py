@@ -13,7 +13,6 @@ import typer
 
 from maskweave import __version__
 from maskweave.cli.options import (
-    DEFAULT_MODEL,
     Backend,
     Device,
     Dtype,
@@ -21,6 +20,7 @@ from maskweave.cli.options import (
     load_pipeline,
 )
 from maskweave.errors import MaskweaveError
+from maskweave.models import DEFAULT_MODEL
 
 Host = Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")]

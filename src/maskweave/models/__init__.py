@@ -3,6 +3,10 @@
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent
+
+DEFAULT_MODEL = "photos"
+"""What fills unless another model is named."""
+
 ORIGIN = "origin.json"
 """File of a converted folder that tells where its weights come from."""
 

@@ -17,6 +17,7 @@ from ray.exceptions import RayError
 from maskweave.call import MEMORY, Pipeline
 from maskweave.errors import MaskweaveError
 from maskweave.manifest import identifier
+from maskweave.models import DEFAULT_MODEL
 from maskweave.pipeline import load_pipeline
 from maskweave.ray.cluster import check_room, room_for
 from maskweave.ray.filler import Filler
@@ -39,7 +40,7 @@ def fill_dataset(
     images: Dataset,
     output: str | Path | None,
     *,
-    model: str = "cats64",
+    model: str = DEFAULT_MODEL,
     load: Callable[[], Pipeline] | None = None,
     masks: str | Path | None = None,
     reading: Reading | None = None,
