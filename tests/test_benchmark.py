@@ -488,12 +488,20 @@ def test_a_grid_is_every_combination_on_top_of_the_defaults() -> None:
         {"remask": True},
         {"entropy_bound": 0.5},
         {"paint": "expected"},
+        {"context": 0.1},
+        {"levels": 0},
     ],
 )
 def test_settings_that_differ_have_folders_that_differ(change: dict[str, Any]) -> None:
     settings = DecodeSettings()
     assert slug(replace(settings, **change)) != slug(settings)
     assert slug(replace(settings, stop_after=settings.steps)) == slug(settings)  # they are the same
+
+
+def test_where_nothing_is_sampled_only_what_still_counts_is_told() -> None:
+    expected = DecodeSettings(paint="expected")
+    assert slug(replace(expected, steps=9, order="random", temperature=2.0)) == "expected"
+    assert slug(replace(expected, context=0.1, levels=0)) == "expected-context-0.1-levels-0"
 
 
 def test_the_best_of_a_sweep_has_the_lowest_mean_fid_of_all_steps() -> None:

@@ -237,6 +237,7 @@ def test_http_carries_them_into_the_file_that_repeats_the_fill(
 
 
 def test_settings_of_before_are_read_as_before() -> None:
-    """Recipes and models that were written without conditions have none."""
+    """Recipes and models that were written without further settings have the usual ones."""
     old = DecodeSettings()
     assert (old.label, old.prompt, old.guidance_scale) == (None, None, 1.0)
+    assert (old.context, old.levels) == (0.25, None)

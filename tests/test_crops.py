@@ -21,11 +21,12 @@ def random_holes() -> list[np.ndarray]:
     return [*holes, specks, whole]
 
 
+@pytest.mark.parametrize("context", [0, 0.1, 0.25, 0.45])
 @pytest.mark.parametrize("index", range(18))
-def test_every_hole_pixel_belongs_to_exactly_one_crop(index: int) -> None:
+def test_every_hole_pixel_belongs_to_exactly_one_crop(index: int, context: float) -> None:
     hole = random_holes()[index]
     count = np.zeros(hole.shape, dtype=int)
-    for crop in plan_crops(hole, 16):
+    for crop in plan_crops(hole, 16, context=context):
         window = count[crop.rows, crop.columns]
         assert window.shape == crop.part.shape  # inside the image
         window += crop.part
@@ -51,6 +52,26 @@ def test_a_crop_is_square_with_context_around_its_hole() -> None:
     rows, columns = np.nonzero(crop.part)
     assert (rows.min(), 79 - rows.max()) == (20, 20)
     assert (columns.min(), 79 - columns.max()) == (25, 25)
+
+
+def test_more_context_widens_a_crop() -> None:
+    hole = np.zeros((700, 900), dtype=bool)
+    hole[300:340, 450:480] = True
+    for context, side in ((0, 40), (0.1, 50), (0.25, 80), (0.4, 200), (0.45, 400)):
+        [crop] = plan_crops(hole, 16, context=context)
+        assert crop.part.shape == (side, side)
+        rows = np.flatnonzero(crop.part.any(1))
+        assert min(rows[0], side - 1 - rows[-1]) >= int(side * context)
+
+
+def test_pieces_of_a_long_crop_keep_the_context() -> None:
+    hole = np.zeros((40, 1000), dtype=bool)
+    hole[20, 5:995] = True
+    for context in (0.1, 0.25, 0.4):
+        for crop in plan_crops(hole, 16, context=context):
+            columns = np.flatnonzero(crop.part.any(0))
+            assert columns[0] >= 80 * context or crop.columns.start == 0
+            assert 79 - columns[-1] >= 80 * context or crop.columns.stop == 1000
 
 
 def test_distant_holes_get_crops_of_their_own_and_near_ones_share() -> None:

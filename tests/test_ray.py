@@ -147,6 +147,16 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_cluster_takes_the_context_that_is_asked_for(
+    photos: Path, tiny_model: Path, alone: dict[str, str], tmp_path: Path
+) -> None:
+    for name, more in (("here", ()), ("there", ("--ray",))):
+        result = run(*command(photos, tiny_model, tmp_path / name, "--context", 0.4, *more))
+        assert result.exit_code == 1, result.output
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "there") != alone
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_folder_that_is_called_as_a_shipped_model_is_not_taken_for_it(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ from maskweave.holes import PHOTO_KINDS, draw_hole
 from maskweave.images import as_picture
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.pipeline import InpaintPipeline
+from maskweave.seeds import seeded
 from maskweave.walk import Crops, Filling, Painting, Piece, Request, Windows, drive
 
 SIZES = [(9, 12), (61, 33), (128, 128), (300, 451), (40, 900)]
@@ -183,6 +184,56 @@ def test_a_finer_level_starts_from_the_fill_of_the_coarser_one() -> None:
     assert 0 < sum(guided) < len(guided)
     inside = filling.canvases[0].pixels[45:75, 45:75].astype(int)
     assert abs(inside - 128).max() <= 1
+
+
+def test_limited_to_native_pixels_every_window_has_something_to_go_on_with() -> None:
+    image, hole = picture(230, 230), box(230, 230, slice(20, 210), slice(20, 210))
+    guides: list[object] = []
+
+    def paint(requests: list[Request]) -> list[list[Painting]]:
+        guides.extend(request.guide for request in requests)
+        assert not any(request.hole.all() for request in requests)
+        nothing = torch.zeros(4, 4, dtype=torch.bool)
+        return [[Painting(torch.zeros(3, 16, 16), nothing)] for _ in requests]
+
+    for context in (0.1, 0.25, 0.4):
+        filling = Filling(0, image, hole, 0, True, 1)
+        plan = Windows(hole, 16, context=context, levels=0)
+        batches = drive([(filling, plan.walk(filling))], paint, 50, MANY)
+        assert sum(count for count, _ in batches) == len(plan)
+        filled = filling.canvases[0].pixels
+        assert (filled[hole] == 128).all() and np.array_equal(filled[~hole], image[~hole])
+    assert set(guides) == {None}
+
+
+def test_context_and_levels_change_the_fill_and_no_known_pixel() -> None:
+    pipeline, image = textured(), picture(70, 60)
+    hole = box(70, 60, slice(10, 50), slice(0, 45))
+    ways = ({}, {"context": 0.1}, {"levels": 0}, {"levels": 1})
+    fills = [
+        np.array(pipeline(image, hole, generator=seeded(0, ""), **way).images[0]) for way in ways
+    ]
+    assert len({each.tobytes() for each in fills}) == len(ways)
+    assert all(np.array_equal(each[~hole], image[~hole]) for each in fills)
+    same = pipeline(image, hole, generator=seeded(0, ""), context=0.25, levels=9).images[0]
+    assert np.array_equal(np.array(same), fills[0])
+
+
+@pytest.mark.parametrize(
+    ("framing", "given", "message"),
+    [
+        ("texture", {"context": 0.46}, "context should be less than or equal to 0.45, got 0.46"),
+        ("texture", {"context": -0.1}, "context should be greater than or equal to 0, got -0.1"),
+        ("texture", {"levels": -1}, "levels should be greater than or equal to 0, got -1"),
+        ("whole object", {"levels": 0}, "takes no levels: it fills crops around whole objects"),
+    ],
+)
+def test_contexts_and_levels_that_there_are_not(
+    framing: str, given: dict[str, float], message: str
+) -> None:
+    pipeline = textured() if framing == "texture" else tiny_pipeline()
+    with pytest.raises(MaskweaveError, match=message):
+        pipeline.settings(**given)
 
 
 def test_a_batch_of_windows_with_and_without_a_coarser_level_is_painted_as_each_alone() -> None:

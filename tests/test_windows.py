@@ -34,8 +34,8 @@ def holes(draw: st.DrawFn, smallest: int = 1, largest: int = 90) -> np.ndarray:
     return canvas.astype(bool)
 
 
-def planned(hole: np.ndarray, side: int = SIDE) -> list[Window]:
-    return [window for windows in plan_windows(hole, side) for window in windows]
+def planned(hole: np.ndarray, side: int = SIDE, context: float = 0.25) -> list[Window]:
+    return [window for windows in plan_windows(hole, side, context=context) for window in windows]
 
 
 def meet(one: Window, other: Window) -> bool:
@@ -51,11 +51,14 @@ def axes(window: Window, hole: np.ndarray) -> Iterator[tuple[slice, slice, int]]
     yield window.columns, window.core_columns, hole.shape[1]
 
 
+CONTEXTS = st.sampled_from([0, 0.1, 0.25, 0.4])
+
+
 @settings(max_examples=80, deadline=None)
-@given(holes())
-def test_every_hole_pixel_belongs_to_exactly_one_window(hole: np.ndarray) -> None:
+@given(holes(), CONTEXTS)
+def test_every_hole_pixel_belongs_to_exactly_one_window(hole: np.ndarray, context: float) -> None:
     owners = np.zeros(hole.shape, dtype=int)
-    for window in planned(hole):
+    for window in planned(hole, context=context):
         part = window.part(hole)
         assert part.shape == (SIDE, SIDE)
         assert part.any()
@@ -65,11 +68,12 @@ def test_every_hole_pixel_belongs_to_exactly_one_window(hole: np.ndarray) -> Non
 
 
 @settings(max_examples=80, deadline=None)
-@given(holes(), st.sampled_from([8, 13, 16, 31]))
+@given(holes(), st.sampled_from([8, 13, 16, 31]), CONTEXTS)
 def test_windows_are_squares_in_the_photo_with_context_around_their_parts(
-    hole: np.ndarray, side: int
+    hole: np.ndarray, side: int, context: float
 ) -> None:
-    for window in planned(hole, side):
+    context = context if side > 10 else 0.25  # others leave no core
+    for window in planned(hole, side, context):
         for extent, core, limit in axes(window, hole):
             assert extent.stop - extent.start == side
             assert extent.start >= 0
@@ -77,8 +81,8 @@ def test_windows_are_squares_in_the_photo_with_context_around_their_parts(
                 assert extent.start == 0
                 continue
             assert extent.stop <= limit
-            assert core.start - extent.start >= side / 4 or extent.start == 0
-            assert extent.stop - core.stop >= side / 4 or extent.stop == limit
+            assert core.start - extent.start >= side * context or extent.start == 0
+            assert extent.stop - core.stop >= side * context or extent.stop == limit
 
 
 @settings(max_examples=60, deadline=None)
@@ -213,6 +217,20 @@ def test_levels_divide_the_hole_until_it_is_at_most_half_a_window_thick(hole: np
         assert level.thick.any() == (level is not levels[-1])
         assert thickness(level.thin) <= SIDE / 2 or max(hole.shape) <= SIDE
         _, hole = shrink_photo(np.zeros((*hole.shape, 1), dtype=np.uint8), level.thick)
+
+
+@settings(max_examples=60, deadline=None)
+@given(holes(largest=150), st.integers(0, 3))
+def test_limited_levels_are_the_first_ones_and_the_last_of_them_fills_the_rest(
+    hole: np.ndarray, most: int
+) -> None:
+    levels, limited = plan_levels(hole, SIDE), plan_levels(hole, SIDE, most)
+    assert len(limited) == min(len(levels), most + 1)
+    for level, same in zip(levels, limited[:-1], strict=False):
+        assert np.array_equal(level.thin, same.thin) and np.array_equal(level.thick, same.thick)
+    last = levels[len(limited) - 1]
+    assert np.array_equal(limited[-1].thin, last.thin | last.thick)
+    assert not limited[-1].thick.any()
 
 
 @pytest.mark.parametrize("width", [65, 100, 200, 500])

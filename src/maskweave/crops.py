@@ -12,9 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-CONTEXT = 2.0
-"""Side of a crop, as a multiple of the longer side of the hole in it."""
-
 LEAST_CONTEXT = 1.5
 """A crop is square unless the image is too small to give a square this much context."""
 
@@ -38,11 +35,23 @@ class Crop(NamedTuple):
         return array[self.rows, self.columns]
 
 
-def plan_crops(hole: Bool[np.ndarray, "height width"], size: int) -> list[Crop]:
+def plan_crops(
+    hole: Bool[np.ndarray, "height width"], size: int, *, context: float = 0.25
+) -> list[Crop]:
     """Cover every connected part of a hole by a crop with context around it.
 
     The largest parts come first, and a crop takes along all smaller parts that lie wholly in it.
-    An image of the model's ``size`` is one crop.
+    An image of the model's size is one crop.
+
+    Parameters
+    ----------
+    hole : numpy.ndarray
+        True where pixels are to be filled.
+    size : int
+        Longer side of the model's images in pixels, and the least side of a crop.
+    context : float
+        From 0 to below 0.5: share of a crop that lies on each side of the longer side of its
+        largest part, wherever the image has it.
     """
     height, width = hole.shape
     if not hole.any():
@@ -59,7 +68,7 @@ def plan_crops(hole: Bool[np.ndarray, "height width"], size: int) -> list[Crop]:
             continue
         longer = max(box_height[label], box_width[label])
         shorter_side = min(height, width)
-        side = max(size, round(CONTEXT * longer))
+        side = max(size, round(longer / (1 - 2 * context)))
         if shorter_side >= LEAST_CONTEXT * longer:
             side = min(side, shorter_side)
         rows = _window(top[label], box_height[label], side, height)
@@ -72,19 +81,21 @@ def plan_crops(hole: Bool[np.ndarray, "height width"], size: int) -> list[Crop]:
             & (left + box_width <= columns.stop)
         )
         waiting &= ~inside
-        crops += _pieces(Crop(rows, columns, inside[labels[rows, columns]]))
+        crops += _pieces(Crop(rows, columns, inside[labels[rows, columns]]), context)
     return crops
 
 
-def _pieces(crop: Crop) -> list[Crop]:
-    """Split a crop of an extreme aspect along its longer side into such that overlap by half."""
+def _pieces(crop: Crop, context: float) -> list[Crop]:
+    """Split a crop of an extreme aspect along its longer side into such that overlap."""
     height, width = crop.part.shape
     long, short = max(height, width), min(height, width)
     if long <= LARGEST_ASPECT * short:
         return [crop]
+    reach = LARGEST_ASPECT * short
+    own_length = max(round(reach * (1 - 2 * context)), 1)
     pieces: list[Crop] = []
-    for start in range(0, long, short):  # each fills the stretch in its middle
-        stretch = slice(start, min(start + short, long))
+    for start in range(0, long, own_length):  # each fills the stretch in its middle
+        stretch = slice(start, min(start + own_length, long))
         own = np.zeros_like(crop.part)
         if width > height:
             own[:, stretch] = crop.part[:, stretch]
@@ -92,7 +103,7 @@ def _pieces(crop: Crop) -> list[Crop]:
             own[stretch] = crop.part[stretch]
         if not own.any():
             continue
-        side = _window(start, short, LARGEST_ASPECT * short, long)
+        side = _window(start, own_length, reach, long)
         across = width > height
         rows = crop.rows if across else _shifted(side, crop.rows.start)
         columns = _shifted(side, crop.columns.start) if across else crop.columns

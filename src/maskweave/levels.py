@@ -41,7 +41,9 @@ def thickness(hole: Bool[np.ndarray, "height width"]) -> float:
     return 2 * float(_distance(hole).max())
 
 
-def plan_levels(hole: Bool[np.ndarray, "height width"], window: int) -> list[Level]:
+def plan_levels(
+    hole: Bool[np.ndarray, "height width"], window: int, most: int | None = None
+) -> list[Level]:
     """Say at which resolutions a photo is filled, from native pixels to the coarsest.
 
     A pixel is filled from its surroundings alone at the first level at which the hole around it is
@@ -55,6 +57,9 @@ def plan_levels(hole: Bool[np.ndarray, "height width"], window: int) -> list[Lev
         True in the hole of the photo.
     window : int
         Side of a window in pixels.
+    most : int, optional
+        How many levels there are at most beside native pixels; the coarsest is then filled from its
+        surroundings alone, however thick its hole.
 
     Returns
     -------
@@ -64,7 +69,7 @@ def plan_levels(hole: Bool[np.ndarray, "height width"], window: int) -> list[Lev
     """
     levels: list[Level] = []
     while True:
-        thick = _thick(hole, window)
+        thick = np.zeros_like(hole) if len(levels) == most else _thick(hole, window)
         levels.append(Level(len(levels), hole & ~thick, thick))
         if not thick.any():
             return levels

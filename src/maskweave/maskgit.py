@@ -40,6 +40,9 @@ LONGEST_PROMPT = 10_000
 MOST_GUIDANCE = 1_000
 """Largest guidance scale: the likeliest tokens of far less are those of any."""
 
+MOST_CONTEXT = 0.45
+"""Largest share of a window on each side of what is filled from it: a tenth is left to fill."""
+
 Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
 Temperature = Annotated[float, Field(ge=0, le=HOTTEST)]
 
@@ -74,7 +77,7 @@ class Step(NamedTuple):
 
 @settings
 class DecodeSettings:
-    """How tokens are decoded and painted."""
+    """How a hole is divided, and its tokens are decoded and painted."""
 
     steps: Steps = 8
     """T, from 1 to ``MOST_STEPS``."""
@@ -99,6 +102,12 @@ class DecodeSettings:
     paint: Paint = "sampled"
     """What the decoder paints from: with ``expected`` nothing is sampled, so that there is one
     answer, in one pass."""
+    context: Annotated[float, Field(ge=0, le=MOST_CONTEXT)] = 0.25
+    """Share of a window, or of a crop around a whole object, that lies on each side of what is
+    filled from it, wherever the photo has it; from 0 to ``MOST_CONTEXT``."""
+    levels: Natural | None = None
+    """At how many coarser levels a thick hole is filled at most, by models framed ``texture``: 0
+    takes native pixels alone, None as many levels as the hole's thickness asks for."""
     label: Natural | None = None
     """What the image shows, as a number of the model's; None tells it nothing."""
     prompt: Annotated[str, Field(max_length=LONGEST_PROMPT)] | None = None
@@ -227,7 +236,7 @@ def decode(
     masked : Tensor
         The tokens to fill.
     settings : DecodeSettings
-        All but its ``paint``, and what is told to ``predict`` or guides it.
+        All but ``paint``, ``context`` and ``levels``, and what is told to ``predict`` or guides it.
     grid : (int, int)
         Rows and columns of the tokens.
     codebook_size : int

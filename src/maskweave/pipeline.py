@@ -26,6 +26,7 @@ from maskweave.domain import UNLIKE, Probe, load_probe, traits
 from maskweave.errors import MaskweaveError
 from maskweave.files import read_json, write_json
 from maskweave.graphs import converted, load_exported
+from maskweave.images import Hole
 from maskweave.legacy import read_defaults
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.tokenizer.base import Tokenizer
@@ -219,7 +220,8 @@ class InpaintPipeline(Pipeline):
         Raises
         ------
         MaskweaveError
-            If a setting is unknown or out of range, or the model takes no label or no prompt.
+            If a setting is unknown or out of range, or the model takes no label, no prompt or no
+            levels.
         """
         given = {name: value for name, value in overrides.items() if value is not None}
         unknown = given.keys() - {field.name for field in dataclasses.fields(DecodeSettings)}
@@ -228,6 +230,8 @@ class InpaintPipeline(Pipeline):
         if isinstance(label := given.get("label"), str):
             given["label"] = self._label(label)
         settings = dataclasses.replace(self.defaults, **given)
+        if settings.levels is not None and self.framing != "texture":
+            raise MaskweaveError("this model takes no levels: it fills crops around whole objects")
         self.transformer.condition(settings.label, settings.prompt)
         return settings
 
@@ -256,7 +260,7 @@ class InpaintPipeline(Pipeline):
         on_note: Callable[[int, str], None] | None = None,
     ) -> Iterator[Filled]:
         """Fill photos as they come and yield each as soon as it is finished."""
-        size, shown = self.tokenizer.image_size, settings.last_step if every_step else 1
+        shown = settings.last_step if every_step else 1
         begun: dict[int, tuple[Photo, list[Filling]]] = {}
         planned = 0
 
@@ -268,7 +272,7 @@ class InpaintPipeline(Pipeline):
                         "paint 'expected' samples nothing: there is one fill, not several"
                     )
                 pixels, hole = photo.picture.seen(photo.hole), photo.hole
-                plan = Windows(hole, size[0]) if self.framing == "texture" else Crops(hole, size)
+                plan = self._plan(hole, settings)
                 planned += len(plan) * len(photo.seeds)
                 each = [Filling(place, pixels, hole, s, keep_known, shown) for s in photo.seeds]
                 begun[place] = photo, list(each)
@@ -288,6 +292,13 @@ class InpaintPipeline(Pipeline):
                 left[filling.photo] += 1
                 if left[filling.photo] == len(begun[filling.photo][1]):
                     yield filling.photo, _finished(*begun.pop(filling.photo), keep_known)
+
+    def _plan(self, hole: Hole, settings: DecodeSettings) -> Crops | Windows:
+        """Return how a photo is divided, as the model's framing asks for."""
+        size, context = self.tokenizer.image_size, settings.context
+        if self.framing == "texture":
+            return Windows(hole, size[0], context=context, levels=settings.levels)
+        return Crops(hole, size, context=context)
 
     def _remark(self, walk: Walk) -> str | None:
         """Return what is to be said if the first piece of a photo is not what the model is for."""

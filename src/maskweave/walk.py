@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -129,9 +129,9 @@ class Filling:
 class Crops:
     """A plan for models of whole objects: crops that do not depend on each other."""
 
-    def __init__(self, hole: Hole, size: tuple[int, int]) -> None:
+    def __init__(self, hole: Hole, size: tuple[int, int], *, context: float = 0.25) -> None:
         self._size = size
-        self._crops = plan_crops(hole, max(size))
+        self._crops = plan_crops(hole, max(size), context=context)
 
     def __len__(self) -> int:
         """Return the number of pieces."""
@@ -145,10 +145,13 @@ class Crops:
 class Windows:
     """A plan for models of textures: windows over the levels of a photo, and what each fills."""
 
-    def __init__(self, hole: Hole, side: int) -> None:
+    def __init__(
+        self, hole: Hole, side: int, *, context: float = 0.25, levels: int | None = None
+    ) -> None:
+        plan = partial(plan_windows, window=side, context=context)
         self._levels = [
-            _LevelPlan(level, plan_windows(level.thin, side), plan_windows(level.thick, side))
-            for level in plan_levels(hole, side)
+            _LevelPlan(level, plan(level.thin), plan(level.thick))
+            for level in plan_levels(hole, side, levels)
         ]
 
     def __len__(self) -> int:
@@ -165,7 +168,7 @@ class Windows:
             if above:
                 pixels, unknown = shrink_photo(pixels, unknown)
             above.append(_Scale(plan.level.exponent, pixels, unknown, None))
-            for windows in plan.thin:
+            for windows in _seeing(plan.thin, unknown):
                 yield [_WindowPiece(one, plan.level.thin, above[-1], filling) for one in windows]
         coarse = above.pop()
         for plan in self._levels[-2::-1]:
@@ -260,6 +263,28 @@ class _Scale(NamedTuple):
     pixels: Pixels
     unknown: Hole
     guide: Pixels | None
+
+
+def _seeing(rounds: Iterable[list[Window]], unknown: Hole) -> Iterator[list[Window]]:
+    """Yield rounds, but windows in which nothing is known yet at the end, one after the other.
+
+    There are such in the depth of a thick hole where levels are limited: what is filled around them
+    shows them what to go on with.
+    """
+
+    def sees(window: Window) -> bool:
+        return not unknown[window.rows, window.columns].all()
+
+    blind: list[Window] = []
+    for windows in rounds:
+        seeing = [one for one in windows if sees(one)]
+        blind += [one for one in windows if not sees(one)]
+        if seeing:
+            yield seeing
+    while blind:
+        first = next(filter(sees, blind), blind[0])
+        blind.remove(first)
+        yield [first]
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,16 @@ Paint = Annotated[
         help="sampled: lively, each fill is another. expected: one pass, one faithful answer."
     ),
 ]
+Context = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of a window or crop on each side of what is filled from it, 0 to 0.45."
+    ),
+]
+Levels = Annotated[
+    int | None,
+    typer.Option(help="Coarser levels at most, for thick holes; 0: native pixels alone."),
+]
 Temperature = Annotated[float | None, typer.Option(help="Scale of the noise in the order.")]
 TokenTemperature = Annotated[
     float | None,
@@ -159,6 +169,8 @@ def inpaint(
     schedule: Schedule = None,
     order: Order = None,
     paint: Paint = None,
+    context: Context = None,
+    levels: Levels = None,
     temperature: Temperature = None,
     token_temperature: TokenTemperature = None,
     stop_after: StopAfter = None,
@@ -225,6 +237,8 @@ def inpaint(
                 "schedule": schedule,
                 "order": order,
                 "paint": paint,
+                "context": context,
+                "levels": levels,
                 "temperature": temperature,
                 "token_temperature": token_temperature,
                 "stop_after": stop_after,

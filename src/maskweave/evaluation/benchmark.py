@@ -218,8 +218,6 @@ class Benchmark:
 
 def slug(settings: DecodeSettings) -> str:
     """Return what tells decode settings from others, as part of a file name."""
-    if settings.paint == "expected":
-        return "expected"  # which nothing else changes
     usual = asdict(DecodeSettings())
     always = {
         "schedule": "",
@@ -229,11 +227,16 @@ def slug(settings: DecodeSettings) -> str:
         "token_temperature": "token",
     }
     values = asdict(replace(settings, stop_after=settings.stop_after or settings.steps))
-    parts = [f"{mark}{values[name]}".removesuffix(".0") for name, mark in always.items()]
+    silent = {*always}
+    if settings.paint == "expected":
+        parts = ["expected"]
+        silent |= {"order", "top_k", "remask", "entropy_bound", "paint"}  # as nothing is sampled
+    else:
+        parts = [f"{mark}{values[name]}".removesuffix(".0") for name, mark in always.items()]
     parts += [
         f"{name}-{value}"
         for name, value in values.items()
-        if name not in always and value != usual[name]
+        if name not in silent and value != usual[name]
     ]
     return "-".join(parts)
 

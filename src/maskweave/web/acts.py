@@ -152,10 +152,12 @@ class Acts:
     def choose_model(self, model: str) -> Updates:
         """Show a model's own settings; those that it has no use for cannot be changed."""
         defaults, decodes = self.service.defaults(model), self.service.decodes(model)
-        return {
+        shown = {
             part: gr.update(value=getattr(defaults, name), interactive=decodes)
             for name, part in self.parts.decoding().items()
         }
+        shown[self.parts.levels]["interactive"] = self.service.has_levels(model)
+        return shown
 
     def dice(self) -> int:
         """Return another seed."""

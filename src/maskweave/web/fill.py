@@ -30,7 +30,7 @@ from maskweave.web.wire import (
 
 DECODING = (
     *("steps", "schedule", "order", "paint", "temperature", "token_temperature", "stop_after"),
-    *("label", "prompt", "guidance_scale"),
+    *("context", "levels", "label", "prompt", "guidance_scale"),
 )
 """Fields of a request that are decode settings."""
 
@@ -56,6 +56,12 @@ class Options(BaseModel):
     schedule: str | None = Field(None, description="linear, cosine, square, arccos.")
     order: str | None = Field(None, description="confidence, probability, random, halton.")
     paint: str | None = Field(None, description="sampled or expected.")
+    context: float | None = Field(
+        None, description="Share of a window or crop on each side of what is filled from it."
+    )
+    levels: int | None = Field(
+        None, description="Coarser levels at most, for thick holes; 0: native pixels alone."
+    )
     temperature: float | None = Field(None, description="Scale of the noise in the order.")
     token_temperature: float | None = Field(None, description="At which tokens are sampled.")
     stop_after: int | None = Field(None, description="Run only so many of the steps.")

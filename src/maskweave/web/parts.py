@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from maskweave.maskgit import MOST_CONTEXT
 from maskweave.orders import ORDERS
 from maskweave.schedules import SCHEDULES
 from maskweave.web.service import MOST_FILLS, SOFTEST, Service
@@ -86,12 +87,14 @@ class Parts:
     temperature: gr.Slider
     token_temperature: gr.Slider
     schedule: gr.Dropdown
+    context: gr.Slider
+    levels: gr.Number
     soften: gr.Slider
 
     def decoding(self) -> dict[str, Any]:
         """Return the controls of decode settings, by the names of these."""
         names = ("steps", "order", "paint", "temperature", "token_temperature", "schedule")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*names, "context", "levels")}
 
 
 def make_parts(service: Service) -> Parts:
@@ -200,7 +203,7 @@ def _image(label: str, name: str) -> gr.Image:
     return gr.Image(label=label, format="png", interactive=False, buttons=[], elem_id=name)
 
 
-def _slider(lowest: int, highest: int, value: float, label: str, **options: Any) -> gr.Slider:
+def _slider(lowest: int, highest: float, value: float, label: str, **options: Any) -> gr.Slider:
     options = {"step": 1, "interactive": True} | options
     return gr.Slider(lowest, highest, value=value, label=label, **options)
 
@@ -273,5 +276,21 @@ def _more(service: Service) -> dict[str, Any]:
                 value=own.schedule,
                 label="Schedule: how many tokens each step settles",
                 interactive=decodes,
+            ),
+            "context": _slider(
+                0,
+                MOST_CONTEXT,
+                own.context,
+                "Context: share of a window or crop on each side of what it fills",
+                step=0.05,
+                interactive=decodes,
+            ),
+            "levels": gr.Number(
+                own.levels,
+                precision=0,
+                minimum=0,
+                label="Coarser levels at most: empty is as many as the hole needs",
+                interactive=service.has_levels(),
+                elem_id="levels",
             ),
         }

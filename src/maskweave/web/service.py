@@ -19,6 +19,7 @@ from maskweave.call import Photo, Pipeline
 from maskweave.checkpoint import as_config, resolve, shipped_models
 from maskweave.classical import METHODS
 from maskweave.errors import MaskweaveError
+from maskweave.files import read_json
 from maskweave.images import Hole, Picture
 from maskweave.legacy import read_defaults
 from maskweave.maskgit import DecodeSettings, Step
@@ -188,15 +189,22 @@ class Service:
         """
         if not self.decodes(model):
             return DecodeSettings(paint="expected")
-        name = model or self.model
-        file = resolve(self._sources.get(name, name)) / "config.json"
+        file = self._config(model)
         return as_config(DecodeSettings, read_defaults(file), file)
+
+    def has_levels(self, model: str | None = None) -> bool:
+        """Return whether a model fills thick holes at coarser levels first; it is not loaded."""
+        return self.decodes(model) and read_json(self._config(model)).get("framing") == "texture"
 
     def close(self) -> None:
         """Cancel all fills and wait until they have ended."""
         for ticket in tuple(self._line):
             ticket.cancel()
         self._thread.shutdown()
+
+    def _config(self, model: str | None) -> Path:
+        name = model or self.model
+        return resolve(self._sources.get(name, name)) / "config.json"
 
     def _check(self, wanted: Wanted) -> None:
         height, width = wanted.picture.shape
