@@ -216,7 +216,7 @@ def test_results_that_would_replace_each_other_are_refused(photos: Path, tiny_mo
         ({"--levels": -1}, "levels should be greater than or equal to 0, got -1"),
         ({"--levels": 0}, "this model takes no levels: it fills crops around whole objects"),
         ({"--levels": 0, "--model": "telea"}, "telea decodes nothing: it has no levels"),
-        ({"--paint": "expected", "--num-samples": 2}, "there is one fill, not several"),
+        ({"--paint": "expected", "--num-samples": 2}, "has one fill: for several ask for paint"),
         ({"--dtype": "int8"}, "dtype is auto, float32, bfloat16 or float16"),
         ({"--device": "abacus"}, "no device 'abacus'"),
     ],

@@ -232,7 +232,7 @@ def test_expected_codes_give_one_answer_whatever_the_seed(pipeline: InpaintPipel
         for s in (0, 1)
     )
     assert np.array_equal(one, other)
-    with pytest.raises(MaskweaveError, match="one fill, not several"):
+    with pytest.raises(MaskweaveError, match="has one fill"):
         pipeline(image, hole, paint="expected", num_images_per_prompt=2)
 
 

@@ -269,7 +269,7 @@ class InpaintPipeline(Pipeline):
             for place, photo in enumerate(photos):
                 if settings.paint == "expected" and len(photo.seeds) > 1:
                     raise MaskweaveError(
-                        "paint 'expected' samples nothing: there is one fill, not several"
+                        "paint 'expected' has one fill: for several ask for paint 'sampled'"
                     )
                 pixels, hole = photo.picture.seen(photo.hole), photo.hole
                 plan = self._plan(hole, settings)
