@@ -207,7 +207,7 @@ def test_thickness_is_twice_the_largest_distance_to_a_known_pixel() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(holes(largest=150))
-def test_levels_divide_the_hole_until_it_is_at_most_half_a_window_thick(hole: np.ndarray) -> None:
+def test_levels_divide_the_hole_until_it_is_at_most_a_window_thick(hole: np.ndarray) -> None:
     levels = plan_levels(hole, SIDE)
     for exponent, level in enumerate(levels):
         assert level.exponent == exponent
@@ -215,7 +215,7 @@ def test_levels_divide_the_hole_until_it_is_at_most_half_a_window_thick(hole: np
         assert not (level.thin & level.thick).any()
         assert np.array_equal(level.thin | level.thick, hole)
         assert level.thick.any() == (level is not levels[-1])
-        assert thickness(level.thin) <= SIDE / 2 or max(hole.shape) <= SIDE
+        assert thickness(level.thin) <= SIDE or max(hole.shape) <= SIDE
         _, hole = shrink_photo(np.zeros((*hole.shape, 1), dtype=np.uint8), level.thick)
 
 
@@ -233,12 +233,12 @@ def test_limited_levels_are_the_first_ones_and_the_last_of_them_fills_the_rest(
     assert not limited[-1].thick.any()
 
 
-@pytest.mark.parametrize("width", [65, 100, 200, 500])
+@pytest.mark.parametrize("width", [129, 200, 300, 600])
 def test_the_first_level_is_the_first_at_which_the_hole_is_thin_enough(width: int) -> None:
     hole = np.zeros((900, 1200), dtype=bool)
     hole[200 : 200 + width, 300:800] = True
     levels = plan_levels(hole, 128)
-    found = min(k for k in range(9) if thickness(levels[0].thick) / 2**k <= 64)
+    found = min(k for k in range(9) if thickness(levels[0].thick) / 2**k <= 128)
     assert len(levels) == found + 1
     assert np.array_equal(levels[0].thick, hole)
 

@@ -47,7 +47,7 @@ def plan_levels(
     """Say at which resolutions a photo is filled, from native pixels to the coarsest.
 
     A pixel is filled from its surroundings alone at the first level at which the hole around it is
-    at most half a window thick. Thickness is local: of a blob with a long tail the tail stays at
+    at most a window thick. Thickness is local: of a blob with a long tail the tail stays at
     native pixels. A level that fits into a window is not shrunk further. The coarsest level is the
     one without ``thick``.
 
@@ -120,25 +120,25 @@ def enlarge_guide(
 
 
 def _thick(hole: Bool[np.ndarray, "height width"], window: int) -> Bool[np.ndarray, "height width"]:
-    """Return the hole pixels near those that are more than a quarter of a window deep.
+    """Return the hole pixels near those that are more than half a window deep.
 
-    Near is within half a window: in a corner, a blob's pixels are sqrt(2) quarters from the deep.
+    Near is within a window: in a corner, a blob's pixels are sqrt(2) halves from the deep.
     """
     thick = np.zeros_like(hole)
     if max(hole.shape) <= window:
         return thick
     # A disc holds a square, and squares are quick to find: most photos are done with here, and of
     # others only the part that matters is measured.
-    square = np.ones((2 * int(window / 4 / math.sqrt(2)) + 1,) * 2, dtype=np.uint8)
+    square = np.ones((2 * int(window / 2 / math.sqrt(2)) + 1,) * 2, dtype=np.uint8)
     candidates = cv2.erode(hole.astype(np.uint8), square)
     left, top, width, height = cv2.boundingRect(candidates)
     if not width:
         return thick
     rows = slice(max(top - window, 0), top + height + window)
     box = (rows, slice(max(left - window, 0), left + width + window))
-    deep = (_distance(hole[box]) > window / 4) & (candidates[box] > 0)
+    deep = (_distance(hole[box]) > window / 2) & (candidates[box] > 0)
     if deep.any():
-        thick[box] = hole[box] & (_distance(~deep) <= window / 2)
+        thick[box] = hole[box] & (_distance(~deep) <= window)
     return thick
 
 
