@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from conftest import tiny_guided
+from conftest import tiny_guided, tiny_pipeline
 from maskweave.cli.main import app
 from maskweave.evaluation import examples as examples_module
 from maskweave.evaluation import metrics
@@ -89,6 +89,20 @@ def test_one_command_draws_the_holes_of_each_kind_and_prints_its_table(
             truth = read_image(photos / f"{fill.stem}.jpg").pixels
             known = np.array(Image.open(masks / fill.name)) == 0
             assert np.array_equal(read_image(fill).pixels[known], truth[known])
+
+
+def test_holes_that_take_no_tokens_have_no_steps_to_draw(
+    photos: Path, common: list[object], tmp_path: Path
+) -> None:
+    pipeline = tiny_pipeline(guided=True, narrow=16)
+    pipeline.framing = "texture"
+    pipeline.save_pretrained(tmp_path / "narrow")
+    arguments = ["--output", tmp_path / "out", "--kind", "scratch", "--model", tmp_path / "narrow"]
+    result = command("benchmark", *common, *arguments)
+    assert result.exit_code == 0, result.output
+    report = tmp_path / "out" / "scratch" / "report"
+    pictures = {file.stem for file in report.glob("*.png")}
+    assert "fills-worst" in pictures and not {"confidence", "decoding-cosine"} & pictures
 
 
 def test_json_has_all_kinds_and_a_second_run_fills_nothing(

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from skimage.data import coffee
 
 from conftest import fill_arrays
 from maskweave.checkpoint import SHIPPED
 from maskweave.classical import ClassicalPipeline
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
-from maskweave.evaluation.lattice import peaks_of
+from maskweave.evaluation.lattice import Peaks, peaks_of, strongest
 from maskweave.evaluation.metrics import lpips_distances
 from maskweave.holes import PHOTO_KINDS, draw_hole
 from maskweave.images import Hole, Pixels
@@ -74,16 +73,23 @@ def test_scratches_take_no_tokens(photos: InpaintPipeline) -> None:
     assert passes
 
 
-@pytest.mark.parametrize("kind", ["scratch", "box"])
-def test_smooth_photos_stay_smooth(photos: InpaintPipeline, kind: str) -> None:
-    """The mean error is under 2 of 255 levels, of a plain photo and of one that is shaded."""
+@pytest.mark.parametrize("kind", ["scratch", "thin", "box"])
+def test_a_plain_photo_stays_plain(photos: InpaintPipeline, kind: str) -> None:
+    """The mean error is under 2 of 255 levels."""
+    image = np.full((200, 260, 3), (70, 120, 200), dtype=np.uint8)
+    hole = drawn(kind, image, 3)
+    [fill] = filled(photos, [image], [hole])
+    assert abs(fill.astype(float) - image)[hole].mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["scratch", "thin"])
+def test_shades_go_on_under_narrow_holes(photos: InpaintPipeline, kind: str) -> None:
     rows, columns = np.mgrid[:200, :260]
-    plain = np.full((200, 260, 3), (70, 120, 200), dtype=np.uint8)
-    shaded = np.stack([40 + rows // 2, 200 - columns // 3, 90 + (rows + columns) // 6], axis=2)
-    for image in (plain, shaded.astype(np.uint8)):
-        hole = drawn(kind, image, 3)
-        [fill] = filled(photos, [image], [hole])
-        assert abs(fill.astype(float) - image)[hole].mean() < 2
+    planes = [40 + rows // 2, 200 - columns // 3, 90 + (rows + columns) // 6]
+    image = np.stack(planes, axis=2).astype(np.uint8)
+    hole = drawn(kind, image, 3)
+    [fill] = filled(photos, [image], [hole])
+    assert abs(fill.astype(float) - image)[hole].mean() < 1
 
 
 def test_the_weights_take_60_mb_at_most() -> None:
@@ -129,14 +135,14 @@ def test_fills_of_thick_holes_have_no_lattice_and_no_seam(
     """Peaks at the period of a patch, and steps at the border, are not above the truth's."""
     holes = [drawn("box", image, seed) for seed, image in enumerate(truth)]
     fills = filled(photos, truth, holes)
-    ratios, strips, steps = [], [], []
-    for fill, image, hole in zip(fills, truth, holes, strict=True):
-        peaks, number = peaks_of(fill, image, hole)
-        if number:
-            ratios.append(peaks)
-            strips.append(number)
-        steps.append([_step(picture, hole) for picture in (fill, image)])
-    assert np.exp(np.average(ratios, axis=0, weights=strips)).max() < 1.2
+    found = [peaks_of(*each) for each in zip(fills, truth, holes, strict=True)]
+    ratios, strips = map(np.array, zip(*found, strict=True))
+    ratio, interval, _ = strongest(Peaks(ratios, strips))
+    assert interval is not None and ratio - interval < 1.2  # of few photos it is not sure
+    steps = [
+        [_step(picture, hole) for picture in each]
+        for *each, hole in zip(fills, truth, holes, strict=True)
+    ]
     ours, theirs = np.mean(steps, axis=0)
     assert ours <= theirs
 
@@ -155,6 +161,8 @@ def test_a_photo_without_colours_stays_without(photos: InpaintPipeline) -> None:
     assert np.ptp(fill.astype(int), axis=2).max() == 0
 
 
-def test_expected_codes_are_the_default(photos: InpaintPipeline) -> None:
-    assert photos.defaults.paint == "expected" and photos.framing == "texture"
-    assert photos.dtype == torch.float32
+def test_several_fills_differ_where_there_are_tokens(photos: InpaintPipeline) -> None:
+    image = coffee()[:140, :140]
+    hole = drawn("box", image)
+    fills = photos(image, hole, num_images_per_prompt=2, output_type="np").images
+    assert not np.array_equal(*fills)

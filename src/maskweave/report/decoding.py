@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from maskweave.evaluation.baselines import run_model
 from maskweave.evaluation.benchmark import Benchmark
 from maskweave.evaluation.examples import Batch
+from maskweave.holes import is_narrow
 from maskweave.images import Hole, Pixels
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.pipeline import InpaintPipeline
@@ -28,6 +29,12 @@ def model_size(benchmark: Benchmark, stem: str) -> Batch:
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     share = cv2.resize(hole.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
     return Batch([stem], [image], [share > 0])
+
+
+def takes_tokens(pipeline: InpaintPipeline, example: Batch) -> bool:
+    """Say whether a hole is too wide to be filled without tokens, so that there are steps."""
+    narrow = pipeline.tokenizer.narrow
+    return not (narrow and is_narrow(torch.from_numpy(example.holes[0])[None], narrow).item())
 
 
 def decoded(

@@ -12,7 +12,7 @@ from maskweave.evaluation.benchmark import BIHARMONIC, Benchmark, Row, slug
 from maskweave.evaluation.examples import Batch, read_rgb
 from maskweave.images import covered
 from maskweave.maskgit import DecodeSettings
-from maskweave.report.decoding import decoded, kept_when, model_size, token_grid
+from maskweave.report.decoding import decoded, kept_when, model_size, takes_tokens, token_grid
 from maskweave.report.markdown import plain, table_text
 from maskweave.report.page import Section, write_report
 from maskweave.report.pictures import (
@@ -54,15 +54,15 @@ def write_benchmark_report(
     order = np.argsort(ours.lpips, kind="stable")
     stems = np.array(benchmark.examples.stems)[order]
     median = model_size(benchmark, str(stems[len(stems) // 2]))
-    swept = results.trajectories
+    swept, tokens = results.trajectories, takes_tokens(benchmark.pipeline, median)
     sections = [
         _table_section(benchmark, results),
         _share_section(ours),
         *([_sweep_section(swept)] if swept else []),
-        _panel_section(benchmark, swept, median),
+        *([_panel_section(benchmark, swept, median)] if tokens else []),
         _sheet_section(benchmark, results, stems),
         _fills_section(benchmark, median),
-        _confidence_section(benchmark, median),
+        *([_confidence_section(benchmark, median)] if tokens else []),
         *([_training_section(training)] if training else []),
     ]
     write_report(benchmark.directory / "report", f"Benchmark of {model}", sections)
