@@ -80,7 +80,7 @@ def cluster() -> Iterator[None]:
 def command(photos: Path, model: Path, output: Path, *more: object) -> list[str]:
     arguments = (
         "inpaint", photos / "images", "--mask", photos / "mask.png", "--model", model,
-        "--output", output, "--batch-size", 2, "--context", 0.4, *more,
+        "--output", output, "--batch-size", 2, *more,
     )  # fmt: skip
     return [str(argument) for argument in arguments]
 
