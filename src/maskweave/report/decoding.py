@@ -33,8 +33,8 @@ def model_size(benchmark: Benchmark, stem: str) -> Batch:
 
 def takes_tokens(pipeline: InpaintPipeline, example: Batch) -> bool:
     """Say whether a hole is too wide to be filled without tokens, so that there are steps."""
-    narrow = pipeline.tokenizer.narrow
-    return not (narrow and is_narrow(torch.from_numpy(example.holes[0])[None], narrow).item())
+    hole = torch.from_numpy(example.holes[0])[None]
+    return not is_narrow(hole, pipeline.tokenizer.narrow).item()
 
 
 def decoded(
