@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.restoration import inpaint_biharmonic
 
-from maskweave.guide import bend, interpolated, push_pull
+from maskweave.guide import bend, interpolated, push_pull, shading
 from maskweave.holes import KINDS, draw_hole
 
 SIZES = st.tuples(st.integers(1, 70), st.integers(1, 70))
@@ -133,3 +133,45 @@ def test_the_guide_carries_ramps_across_scratches(rng: np.random.Generator) -> N
         for filled in (push_pull(ramp, hole), interpolated(ramp, hole).pixels)
     ]
     assert errors[1] < errors[0] / 2
+
+
+def shaded(seed: int) -> torch.Tensor:
+    """Return an image whose colours are quadratic in its rows and columns."""
+    slopes = torch.rand(3, 6, generator=torch.Generator().manual_seed(seed)) * 0.3 - 0.15
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 96), torch.linspace(-1, 1, 128), indexing="ij")
+    return (slopes @ torch.stack([x**0, x, y, x * x, x * y, y * y]).flatten(1)).view(1, 3, 96, 128)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_guide_carries_shades_into_any_hole(kind: str) -> None:
+    for seed in range(4):
+        image = shaded(seed)
+        hole = torch.from_numpy(draw_hole(kind, 96, 128, np.random.default_rng(seed)))[None]
+        filled = interpolated(image, hole).pixels
+        assert (filled - image).abs().mean(1)[hole].mean() < 0.01
+
+
+@settings(max_examples=40, deadline=None)
+@given(SIZES, st.floats(0, 1), st.integers(0, 2**32))
+def test_the_guide_keeps_known_pixels_and_the_range_and_does_not_peek(
+    size: tuple[int, int], share: float, seed: int
+) -> None:
+    hole = random_hole(*size, share, seed)
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    filled = interpolated(image, hole).pixels
+    outside = ~hole[:, None].expand_as(image)
+    assert torch.equal(filled[outside], image[outside])
+    assert filled.isfinite().all() and filled.abs().max() <= 1
+    other = image.masked_fill(hole[:, None], torch.nan)
+    assert torch.equal(interpolated(other, hole).pixels[:, :, hole[0]], filled[:, :, hole[0]])
+
+
+def test_the_surface_is_next_to_nothing_where_pixels_do_not_lie_on_one() -> None:
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image[0] = torch.where(torch.arange(64) < 40, -1.0, 1.0)  # an edge
+    hole = torch.zeros(2, 64, 64, dtype=torch.bool)
+    hole[:, 10:50, 20:60] = True
+    surface = shading(image, hole)
+    means = surface.mean((2, 3), keepdim=True)
+    assert (surface - means)[1].abs().max() < 1e-3
+    assert (surface - means)[0].abs().mean() < 0.3

@@ -82,14 +82,14 @@ def test_a_plain_photo_stays_plain(photos: InpaintPipeline, kind: str) -> None:
     assert abs(fill.astype(float) - image)[hole].mean() < 2
 
 
-@pytest.mark.parametrize("kind", ["scratch", "thin"])
-def test_shades_go_on_under_narrow_holes(photos: InpaintPipeline, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "most"), [("scratch", 1), ("thin", 1), ("thick", 2), ("box", 2)])
+def test_shades_go_on_under_holes(photos: InpaintPipeline, kind: str, most: float) -> None:
     rows, columns = np.mgrid[:200, :260]
     planes = [40 + rows // 2, 200 - columns // 3, 90 + (rows + columns) // 6]
     image = np.stack(planes, axis=2).astype(np.uint8)
     hole = drawn(kind, image, 3)
     [fill] = filled(photos, [image], [hole])
-    assert abs(fill.astype(float) - image)[hole].mean() < 1
+    assert abs(fill.astype(float) - image)[hole].mean() < most
 
 
 def test_the_weights_take_60_mb_at_most() -> None:

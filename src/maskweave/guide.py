@@ -14,6 +14,13 @@ from torch import Tensor
 TINY = 1e-20
 """Where to stop dividing: what is left of the bending is nothing."""
 
+RIDGE = 1e-5
+"""What holds back the slopes of a surface that few known pixels tell, beside mean squares."""
+
+TRUST = 8
+"""Power of the share of the variance that a surface explains: skies and walls have nearly all of
+it, and where there is less, what is around a hole says more than what is far away."""
+
 BENDS = 12
 """Steps of ``bend``: enough for a scratch; the middle of a thick hole stays as it was."""
 
@@ -36,7 +43,10 @@ def interpolated(
 ) -> Guide:
     """Return the guide where there is no coarser level."""
     finer = torch.zeros(len(known), dtype=torch.bool, device=known.device)
-    return Guide(bend(push_pull(known, hole), hole), finer)
+    surface = shading(known, hole)
+    filled = push_pull(known - surface, hole) + surface
+    start = torch.where(hole[:, None], filled.clamp(-1, 1), known)
+    return Guide(bend(start, hole), finer)
 
 
 def planes(
@@ -56,6 +66,50 @@ def planes(
     pixels = torch.where(hole, guide.pixels.to(known.dtype), known)
     finer = guide.finer[:, None, None, None].to(known.dtype)
     return torch.cat([pixels, where, finer.expand_as(where)], dim=1)
+
+
+# Least squares with a ridge (Hoerl and Kennard 1970), in x, y, x^2, xy, y^2 and a constant.
+def shading(
+    known: Float[Tensor, "batch 3 height width"], hole: Bool[Tensor, "batch height width"]
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return the quadratic surface through the known pixels, as far as they lie on one.
+
+    It carries the shade of a sky or a wall on into a large hole, where an interpolation would be
+    flat. It is weighed by a power of the share of their variance that it explains, and so is next
+    to nothing in most photos.
+
+    Parameters
+    ----------
+    known : Tensor
+        Images in [-1, 1]. What lies under the hole is never read.
+    hole : Tensor
+        True in the hole.
+
+    Returns
+    -------
+    Tensor
+        The surface of all pixels; 0 where an image is all hole.
+    """
+    height, width = hole.shape[1:]
+    keep = (~hole).flatten(1)[:, None].to(known.dtype)  # (batch, 1, pixels)
+    colours = known.masked_fill(hole[:, None], 0.0).flatten(2)
+    number = keep.sum(2, keepdim=True).clamp(min=1)
+    mean = colours.sum(2, keepdim=True) / number
+    colours = (colours - mean) * keep
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height, dtype=known.dtype, device=known.device),
+        torch.linspace(-1, 1, width, dtype=known.dtype, device=known.device),
+        indexing="ij",
+    )
+    terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y]).flatten(1)  # (6, pixels)
+    ridge = RIDGE * torch.eye(len(terms), dtype=known.dtype, device=known.device)
+    squares = (terms * keep) @ terms.T / number + ridge  # (batch, 6, 6)
+    slopes = torch.linalg.solve(squares, (colours @ terms.T / number).mT).mT
+    surface = slopes @ terms
+    total = colours.square().sum((1, 2)) + TINY
+    left = ((colours - surface) * keep).square().sum((1, 2)) + TINY
+    trust = (1 - left / total).clamp(min=0) ** TRUST
+    return (mean + trust[:, None, None] * surface).unflatten(2, (height, width))
 
 
 # Gortler et al. 1996, "The Lumigraph": pull and push, with a box filter on the way down. Weights

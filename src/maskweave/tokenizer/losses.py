@@ -13,6 +13,9 @@ from maskweave.errors import MaskweaveError
 
 LPIPSNet = Literal["squeeze", "alex", "vgg"]
 
+PERIOD = 8
+"""Period in pixels of what ``lattice_loss`` sees, or a multiple of it."""
+
 
 def pixel_loss(
     painted: Float[Tensor, "batch 3 height width"],
@@ -33,6 +36,28 @@ def mean_where(
 ) -> Float[Tensor, "batch"]:
     """Return the mean of each image's values in a region, 0 where that is empty."""
     return (values * where).sum((1, 2)) / where.sum((1, 2)).clamp(min=1)
+
+
+def lattice_loss(
+    painted: Float[Tensor, "batch 3 height width"],
+    images: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+) -> Float[Tensor, ""]:
+    """Return the mean square of what is painted too bright or too dark at each place of a patch.
+
+    A decoder that enlarges patches may add the same faint pattern to all of them, which LPIPS may
+    even reward. The mean error over all patches in the holes of a batch, pixel by pixel of a patch,
+    is that pattern, as nothing else in photos comes again with it.
+    """
+    rows, columns = (side // PERIOD * PERIOD for side in hole.shape[1:])
+    inside = hole[:, None, :rows, :columns].to(painted.dtype)
+    error = (painted - images)[:, :, :rows, :columns] * inside
+    error, inside = (
+        x.unflatten(3, (-1, PERIOD)).unflatten(2, (-1, PERIOD)).sum((0, 2, 4))
+        for x in (error, inside)
+    )
+    pattern = error / inside.clamp(min=1)  # (3, period, period)
+    return (pattern - pattern.mean((1, 2), keepdim=True)).square().mean()
 
 
 def hinge_discriminator_loss(

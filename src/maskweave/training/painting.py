@@ -15,6 +15,7 @@ from maskweave.tokenizer.losses import (
     adaptive_weight,
     adversarial_loss,
     hinge_discriminator_loss,
+    lattice_loss,
     mean_where,
     perceptual_loss,
     pixel_loss,
@@ -39,6 +40,10 @@ class PaintingLoss:
     entropy: Weight = 0.0
     """Weight of the entropy loss of the codes, where the codebook learns. The loss is that of each
     part of a batch in each process: it alone depends on how many these are."""
+    lattice: Weight = 0.0
+    """Weight of ``lattice_loss``, against a pattern that comes again in each patch: some hundreds,
+    as it is the square of a small number. Like the entropy loss, it is that of each part of a batch
+    in each process."""
     known: Weight = 0.1
     """Weight of the mean pixel error outside the hole, beside 1 in it."""
     adversarial: Weight = 0.1
@@ -144,6 +149,9 @@ class Painting:
                 distances = self.perceptual(*_rolled(step, painted.clamp(-1, 1), images))
             parts["loss/perceptual"] = distances.float().mean()
             total = total + self.weights.perceptual * parts["loss/perceptual"]
+        if self.weights.lattice > 0:
+            parts["loss/lattice"] = lattice_loss(painted, images, hole)
+            total = total + self.weights.lattice * parts["loss/lattice"]
         return total, parts
 
     def _adversarial_weight(self, whole: Tensor, *slopes: Tensor) -> Tensor:
