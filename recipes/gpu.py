@@ -28,13 +28,18 @@ import typer
 from maskweave.checkpoint import load_tokenizer, load_transformer, resolve
 from maskweave.errors import MaskweaveError
 from maskweave.files import write_json
-from maskweave.presets import DECODERS, TOKENIZERS, TRANSFORMERS
+from maskweave.presets import DECODERS, NARROWS, TOKENIZERS, TRANSFORMERS
 from maskweave.progress import note
 from maskweave.training.overrides import override, pick
-from maskweave.training.train import train_decoder, train_tokenizer, train_transformer
+from maskweave.training.train import (
+    train_decoder,
+    train_narrow,
+    train_tokenizer,
+    train_transformer,
+)
 from shards import join, split
 
-STAGES = ("tokenizer", "transformer", "decoder")
+STAGES = ("tokenizer", "transformer", "decoder", "narrow")
 
 WINDOWS = 5
 """Windows of steps in the short run, the first of which warms up."""
@@ -83,8 +88,11 @@ class Session:
     def recipe(self, stage: str, start: Path | None) -> Any:
         """Return a stage's recipe, its model that of ``start`` where there is one."""
         presets: dict[str, Any] = {
-            "tokenizer": TOKENIZERS, "transformer": TRANSFORMERS, "decoder": DECODERS
-        }[stage]  # fmt: skip
+            "tokenizer": TOKENIZERS,
+            "transformer": TRANSFORMERS,
+            "decoder": DECODERS,
+            "narrow": NARROWS,
+        }[stage]
         recipe = pick(presets, self.preset)
         rate = (self.batch_size / recipe.run.batch_size) ** 0.25 * recipe.optimiser.learning_rate
         changes = [
@@ -96,7 +104,7 @@ class Session:
             changes.append("run.compile=true")
         if stage == "decoder":
             changes.append(f"blocks={self._blocks(start)}")
-        elif start and (start / stage).is_dir():
+        elif stage != "narrow" and start and (start / stage).is_dir():
             load = load_tokenizer if stage == "tokenizer" else load_transformer
             recipe = replace(recipe, model=load(start / stage).config)
         own = [s.partition(".")[2] for s in self.settings if s.startswith(f"{stage}.")]
@@ -119,8 +127,10 @@ class Session:
             raise MaskweaveError(f"the {stage} needs a model to start from: --init MODEL")
         elif stage == "transformer":
             train_transformer(recipe, self.photos, model / "tokenizer", *common, start)
-        else:
+        elif stage == "decoder":
             train_decoder(recipe, self.photos, model, *common)
+        else:
+            train_narrow(recipe, self.photos, model, *common)
         gc.collect()
         torch.cuda.empty_cache()
 
@@ -250,7 +260,7 @@ def main(
     preset: Annotated[str, typer.Option(help="Name of the recipes.")] = "photos",
     init: Annotated[str | None, typer.Option(help="Model, or its files, to start from.")] = None,
     stages: Annotated[str, typer.Option(help="Which of them, by commas.")] = ",".join(STAGES),
-    shares: Annotated[str, typer.Option(help="Of the time, for each stage.")] = "0.35,0.3,0.35",
+    shares: Annotated[str, typer.Option(help="Of the time, for each stage.")] = "0.35,0.3,0.25,0.1",
     batch: Annotated[int, typer.Option(help="Images per step.")] = 256,
     workers: Annotated[int, typer.Option(help="Processes that prepare batches.")] = -1,
     out: Annotated[Path, typer.Option(help="Where the small files go.")] = Path("out"),
@@ -276,6 +286,8 @@ def main(
     if start and (start / "model.json").exists():
         join(start, output / "init")
         start = output / "init"
+    if preset not in NARROWS:
+        del given["narrow"]
     chosen = {stage: share for stage, share in given.items() if stage in stages.split(",")}
     report = train(session, 60 * minutes, chosen, start, out)
     device = torch.cuda.get_device_name() if gpu else "cpu"

@@ -31,6 +31,7 @@ TINY = (
     "tokenizer.model.codebook_size=16", "tokenizer.loss.perceptual=0",
     "transformer.model.dim=16", "transformer.model.depth=1", "transformer.model.heads=2",
     "transformer.model.mlp_dim=16", "decoder.loss.perceptual=0",
+    "narrow.loss.perceptual=0",
 )  # fmt: skip
 
 
@@ -75,11 +76,11 @@ def test_the_rate_grows_with_the_fourth_root_of_the_batch() -> None:
     runs = gpu.Session(Path(), Path(), Path(), batch_size=256)
     for stage in gpu.STAGES:
         presets = {"tokenizer": gpu.TOKENIZERS, "transformer": gpu.TRANSFORMERS}
-        preset: Any = presets.get(stage, gpu.DECODERS)["photos"]
+        presets |= {"decoder": gpu.DECODERS, "narrow": gpu.NARROWS}
+        preset: Any = presets[stage]["photos"]
         rate = runs.recipe(stage, None).optimiser.learning_rate
-        assert preset.run.batch_size == 16 and rate == pytest.approx(
-            2 * preset.optimiser.learning_rate
-        )
+        usual, more = preset.optimiser.learning_rate, 256 / preset.run.batch_size
+        assert more in (16, 32) and rate == pytest.approx(usual * more**0.25)
 
 
 def test_a_decoder_that_has_its_blocks_gets_no_more(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_what_split_has_not_written_is_not_joined(
     assert [*tmp_path.iterdir()] == [tmp_path / "out"]
 
 
-@pytest.mark.parametrize("shares", ["1,2", "0,0,0", "a,b,c", "1,nan,1"])
+@pytest.mark.parametrize("shares", ["1,2,3", "0,0,0,0", "a,b,c,d", "1,nan,1,1"])
 def test_shares_that_share_nothing_are_refused(shares: str, tmp_path: Path) -> None:
     with pytest.raises(MaskweaveError, match=r"^shares are"):
         gpu.main(1, tmp_path, tmp_path, tmp_path, shares=shares)
