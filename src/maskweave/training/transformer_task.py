@@ -14,7 +14,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.fill import fill_tokens
 from maskweave.guide import interpolated
 from maskweave.holes import known_patches
-from maskweave.maskgit import DecodeSettings, corrupt, masked_loss
+from maskweave.maskgit import MOST_CONTEXT, DecodeSettings, corrupt, masked_loss
 from maskweave.pipeline import InpaintPipeline
 from maskweave.schedules import named
 from maskweave.settings import Natural, Share, Weight, settings
@@ -271,9 +271,11 @@ class TransformerTask:
     def export(self, directory: Path) -> None:
         """Write a whole model: the averaged transformer and the tokenizer it was trained on."""
         model: BidirectionalTransformer = self.ema.module  # type: ignore[assignment]
-        # What learnt from crops of photos has seen textures, not whole objects.
+        # What learnt from crops of photos has seen textures, what learnt from whole images objects.
         framing = "texture" if self.crops and self.tokenizer.guided else "whole object"
-        InpaintPipeline(self.tokenizer, model, framing=framing).save_pretrained(directory)
+        defaults = DecodeSettings() if self.crops else DecodeSettings(context=MOST_CONTEXT)
+        pipeline = InpaintPipeline(self.tokenizer, model, defaults, framing)
+        pipeline.save_pretrained(directory)
 
     def flops(self) -> int:
         """Return the operations of one image's forward and backward passes, half of it masked."""
