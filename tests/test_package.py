@@ -42,7 +42,8 @@ def test_the_signature_of_the_call_is_that_of_diffusers_pipelines() -> None:
         "self", "image", "mask_image", "num_inference_steps", "temperature",
         "label", "prompt", "guidance_scale",
         "num_images_per_prompt", "generator", "threshold", "grow", "batch_size", "memory",
-        "keep_known", "output_type", "output_steps", "callback_on_step_end", "settings",
+        "keep_known", "output_type", "output_steps", "uncertainty", "callback_on_step_end",
+        "settings",
     ]  # fmt: skip
     assert parameters["output_type"].default == "pil"
     assert parameters["keep_known"].default is True

@@ -141,6 +141,37 @@ def test_steps_show_the_picture_and_what_is_still_masked(pipeline: InpaintPipeli
     assert plain.steps is None
 
 
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_uncertainty_is_the_deviation_of_the_fills_of_each_image(
+    pipeline: InpaintPipeline, depth: type
+) -> None:
+    images = [picture(16, 24).astype(depth) * (np.iinfo(depth).max // 255) for _ in range(2)]
+    images[1] = images[1][:, :, 0]  # grey
+    holes = [np.zeros((16, 24), dtype=bool) for _ in images]
+    holes[0][3:9, 4:20] = holes[1][8:, :8] = True
+    output = pipeline(
+        images, holes, num_images_per_prompt=3, generator=seeded(0, 1), uncertainty=True,
+        output_type="np" if depth is np.uint8 else "pil",
+    )  # fmt: skip
+    assert output.uncertainty is not None
+    for i, (spread, hole) in enumerate(zip(output.uncertainty, holes, strict=True)):
+        assert spread.dtype == np.float32 and spread.shape == hole.shape
+        assert spread[hole].mean() > 0.003 and not spread[~hole].any()
+        fills = np.stack([np.asarray(fill, float) for fill in output.images[3 * i : 3 * i + 3]])
+        if depth is np.uint8:
+            expected = fills.std(axis=0, ddof=1)
+            np.testing.assert_allclose(spread, expected.mean(2), atol=1e-5)
+
+
+def test_uncertainty_takes_several_fills(pipeline: InpaintPipeline) -> None:
+    assert (
+        pipeline([], [], generator=[], num_images_per_prompt=2, uncertainty=True).uncertainty == []
+    )
+    assert pipeline(picture(16, 16), MASK).uncertainty is None
+    with pytest.raises(MaskweaveError, match="num_images_per_prompt=2"):
+        pipeline(picture(16, 16), MASK, uncertainty=True)
+
+
 def test_stopping_after_t_steps_is_the_picture_of_step_t(pipeline: InpaintPipeline) -> None:
     image, hole = picture(16, 16), draw_hole("half", 16, 16, np.random.default_rng(0))
     arguments = {"num_inference_steps": 5, "output_type": "np"}

@@ -7,10 +7,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Float
 
 from maskweave.errors import MaskweaveError
-from maskweave.images import Hole, Picture, as_list, as_picture, check_output, converted
+from maskweave.images import (
+    Hole,
+    Picture,
+    as_list,
+    as_picture,
+    check_output,
+    converted,
+    opaque,
+)
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.masks import Mask, as_mask, as_masks
 from maskweave.progress import progress
@@ -52,6 +62,8 @@ class InpaintOutput:
     """Filled images of the output type."""
     steps: list[list[StepPicture]] | None = None
     """For every image of ``images``, its steps; None unless asked for."""
+    uncertainty: list[Float[np.ndarray, "height width"]] | None = None
+    """For every image that was given, the ``deviation`` of its fills; None unless asked for."""
 
 
 class Pipeline(ABC):
@@ -128,6 +140,7 @@ class Pipeline(ABC):
         keep_known: bool = True,
         output_type: Literal["pil", "np", "pt"] = "pil",
         output_steps: bool = False,
+        uncertainty: bool = False,
         callback_on_step_end: Callable[["Pipeline", int, int, dict[str, Any]], Any] | None = None,
         **settings: Any,
     ) -> InpaintOutput:
@@ -171,6 +184,9 @@ class Pipeline(ABC):
             [0, 1]: in a list, as images may differ in size.
         output_steps : bool
             Paint the image after every step as well.
+        uncertainty : bool
+            Return as well how much the fills of each image differ from pixel to pixel. It takes
+            two fills at least, which ``num_images_per_prompt`` asks for; more tell it better.
         callback_on_step_end : callable, optional
             Called with the pipeline, the number of the step, how many of the T steps are left and a
             dict of ``tokens``, ``masked`` and ``confidence`` as in ``maskgit.Step``, batch by
@@ -191,6 +207,8 @@ class Pipeline(ABC):
             )
         if output_type not in ("pil", "np", "pt"):
             raise MaskweaveError(f"output_type is pil, np or pt, got {output_type!r}")
+        if uncertainty and num_images_per_prompt == 1:
+            raise MaskweaveError("uncertainty takes num_images_per_prompt=2 or more")
         named = {
             "steps": num_inference_steps,
             "temperature": temperature,
@@ -229,13 +247,41 @@ class Pipeline(ABC):
             )
         for note in notes:
             warnings.warn(note, stacklevel=2)
+        spread = [
+            deviation([states[-1].image for states in filled[place]])
+            for place in range(len(photos) if uncertainty else 0)
+        ]
         steps = [
             [StepPicture(converted(one.image, output_type), one.masked) for one in states]
             for place in range(len(photos))
             for states in filled[place]
         ]
         pictures = [states[-1].image for states in steps]
-        return InpaintOutput(pictures, steps if output_steps else None)
+        return InpaintOutput(
+            pictures, steps if output_steps else None, spread if uncertainty else None
+        )
+
+
+def deviation(fills: Sequence[Picture]) -> Float[np.ndarray, "height width"]:
+    """Return how much several fills of one image differ from pixel to pixel.
+
+    Parameters
+    ----------
+    fills : sequence of Picture
+        Two or more, of one size.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32: the standard deviation over the fills, where white is 1, the mean of the three
+        colours. 0 wherever all agree, as they do in known pixels.
+    """
+    white = np.float32(opaque(fills[0].values.dtype))
+    first = fills[0].values / white  # what is less it is 0 where all agree, without rounding
+    mean = sum(fill.values / white - first for fill in fills) / np.float32(len(fills))
+    squares = sum(np.square(fill.values / white - first - mean) for fill in fills)
+    spread = np.sqrt(squares / np.float32(len(fills) - 1))
+    return spread if spread.ndim == 2 else spread.mean(axis=2)
 
 
 def _pairs(images: Any, masks: Any, threshold: int, grow: int) -> list[tuple[Picture, Mask]]:

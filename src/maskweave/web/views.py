@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from maskweave.call import StepPicture
+from maskweave.call import StepPicture, deviation
 from maskweave.images import Hole, Picture, Pixels
 
 MARK = (229, 0, 125)
@@ -93,13 +93,12 @@ def uncertainty(fills: Sequence[Picture], hole: Hole) -> Pixels:
     The standard deviation over the fills of each pixel, mean over colours; yellow is the largest.
     """
     place = around(hole)
-    pixels = np.stack([each.seen(np.zeros_like(hole))[place] for each in fills])
-    spread = pixels.astype(np.float32).std(axis=0).mean(axis=2)
-    inside = hole[place]
-    largest = max(float(spread[inside].max(initial=0)), 1.0)
+    pixels, inside = fills[0].seen(np.zeros_like(hole))[place], hole[place]
+    spread = deviation(fills)[place]
+    largest = max(float(spread[inside].max(initial=0)), 1 / 255)
     heat = (spread / largest * 255).clip(0, 255).astype(np.uint8)
     coloured = cv2.applyColorMap(heat, cv2.COLORMAP_INFERNO)[:, :, ::-1]
-    grey = cv2.cvtColor(pixels[0], cv2.COLOR_RGB2GRAY)[:, :, None].repeat(3, axis=2)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)[:, :, None].repeat(3, axis=2)
     return _enlarged(np.where(inside[:, :, None], coloured, grey // 2 + 64))
 
 
