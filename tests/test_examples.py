@@ -99,6 +99,16 @@ def test_examples_of_photos_are_crops_with_holes_and_some_coarse_fills(
         assert all(np.array_equal(a, b) for a, b in zip(one, same, strict=True))
 
 
+def test_a_share_of_crops_is_out_of_focus(photos: Path, tmp_path: Path) -> None:
+    examples = draws(replace(CROPS, soft=0.5), photos, tmp_path)
+    steps = [abs(np.diff(example.image.astype(float))).mean() for example in examples]
+    sharp = min(abs(np.diff(e.image.astype(float))).mean() for e in draws(CROPS, photos, tmp_path))
+    assert 10 < sum(step < sharp / 2 for step in steps) < 30
+    again = draws(replace(CROPS, soft=0.5), photos, tmp_path)
+    for one, same in zip(examples, again, strict=True):
+        assert np.array_equal(one.image, same.image)
+
+
 def test_the_guide_is_the_coarse_fill_where_there_is_one(photos: Path, tmp_path: Path) -> None:
     batch = Example(*default_collate(draws(CROPS, photos, tmp_path)))
     images = batch.unit_range()

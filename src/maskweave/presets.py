@@ -185,6 +185,7 @@ DECODERS = {
             holes=("thin", "thin", "medium", "thick", "thick", "box", "box", "blob", "half"),
             whole=0.03,
             native=0.4,
+            soft=0.06,
         ),
         loss=PaintingLoss(perceptual=1.5, lattice=300.0, adversarial=0.3, adversarial_start=0.1),
         optimiser=OptimiserConfig(learning_rate=5e-4, betas=(0.9, 0.99), decay=0.95),

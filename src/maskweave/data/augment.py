@@ -13,6 +13,9 @@ from maskweave.errors import MaskweaveError
 LEAST_CROP = 0.75
 """Side of a crop as a share of the size that it gets: it is enlarged 1.34 times at most."""
 
+SOFT = (1 / 16, 1 / 4)
+"""Least and largest blur of pictures that are out of focus."""
+
 MOST_BLUR, MOST_COLOUR, MOST_NOISE = 1.5, 12.0, 12.0
 """Strongest faults of a coarse fill: the blur's deviation in coarse pixels, those of a patch's
 colour and of the noise in levels of 255."""
@@ -112,6 +115,16 @@ def stream() -> str:
     """
     rng = np.random.default_rng((0, 1))
     return f"{type(rng.bit_generator).__name__} {rng.integers(9, size=4).tolist()} {rng.random()}"
+
+
+def out_of_focus(image: Square, rng: np.random.Generator) -> Square:
+    """Blur an image until little but its shades is left, as skies, walls and backgrounds are.
+
+    The blur's deviation is a share of the side, drawn from ``SOFT`` uniformly in its logarithm.
+    """
+    deviation = math.exp(rng.uniform(*np.log(SOFT))) * image.shape[1]
+    pixels = cv2.GaussianBlur(cv2.merge(list(image)), (0, 0), deviation)
+    return np.stack(cv2.split(pixels))
 
 
 # Ho et al. 2022, "Cascaded diffusion models", section 4: conditioning augmentation

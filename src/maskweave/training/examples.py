@@ -14,6 +14,7 @@ from maskweave.data.augment import (
     coarse_fill,
     flip_and_shift,
     native_crop,
+    out_of_focus,
     random_crop,
     to_unit_range,
     view,
@@ -39,6 +40,8 @@ class ExamplesConfig:
     images, cropped to their central square."""
     native: Share = 0.0
     """Share of random crops that keep the pixels of the photo, as fills at native pixels do."""
+    soft: Share = 0.0
+    """Share of random crops that are out of focus, so that smooth holes stay smooth."""
     shift: int = 4
     """Largest random shift of whole images, in pixels, less than the image size."""
     finer: Share = 0.0
@@ -142,6 +145,8 @@ class Examples(Dataset[Example]):
                 image = native_crop(image, self.size, rng)
             else:
                 image = random_crop(image, self.size, config.crop, rng)
+            if config.soft and rng.random() < config.soft:
+                image = out_of_focus(image, rng)
         else:
             image = flip_and_shift(image, config.shift, rng)
         (hole,) = draw_holes(config.holes, 1, self.size, self.size, rng, config.whole).numpy()
