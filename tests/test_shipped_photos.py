@@ -82,7 +82,9 @@ def test_a_plain_photo_stays_plain(photos: InpaintPipeline, kind: str) -> None:
     assert abs(fill.astype(float) - image)[hole].mean() < 2
 
 
-@pytest.mark.parametrize(("kind", "most"), [("scratch", 1), ("thin", 1), ("thick", 2), ("box", 2.5)])
+@pytest.mark.parametrize(
+    ("kind", "most"), [("scratch", 1), ("thin", 1), ("thick", 2), ("box", 2.5)]
+)
 def test_shades_go_on_under_holes(photos: InpaintPipeline, kind: str, most: float) -> None:
     rows, columns = np.mgrid[:200, :260]
     planes = [40 + rows // 2, 200 - columns // 3, 90 + (rows + columns) // 6]
