@@ -19,7 +19,7 @@ from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.holes import PHOTO_KINDS, draw_hole
 
 LEAST = 0.5 / 255
-"""Least deviation, half a level: what many fills round to the same byte is not certain."""
+"""Least deviation, half a level: fills that round to the same byte may still differ by as much."""
 
 
 def main() -> None:
