@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from maskweave.errors import MaskweaveError
 from maskweave.holes import KINDS
 from maskweave.tokenizer.vqgan import TokenizerConfig
+from maskweave.training import loop
 from maskweave.training.decoder_task import DecoderRecipe
 from maskweave.training.examples import ExamplesConfig
 from maskweave.training.loop import RunConfig, accelerator_for
@@ -200,3 +201,12 @@ def test_workers_change_nothing(noise: Path, single: Path, tmp_path: Path) -> No
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskweaveError, match="no multiple of 1 processes times accumulate 3"):
         accelerator_for(RunConfig(batch_size=8, accumulate=3, precision="no"), tmp_path)
+
+
+@pytest.mark.parametrize(("fast", "precision"), [(torch.bfloat16, "bf16"), (torch.float32, "no")])
+def test_the_precision_is_what_the_cpu_is_made_for(
+    fast: torch.dtype, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(loop, "fast_dtype", lambda _: fast)
+    assert accelerator_for(RunConfig(), tmp_path).mixed_precision == precision

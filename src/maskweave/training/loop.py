@@ -21,6 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from maskweave.backends import fast_dtype
 from maskweave.data.sampler import StepSampler
 from maskweave.errors import MaskweaveError
 from maskweave.files import unfinished
@@ -46,8 +47,8 @@ class RunConfig:
     """Parts in which each process takes its share of a batch, to need less memory."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Seed of everything random in the run."""
-    precision: Literal["no", "bf16"] = "bf16"
-    """Accelerate's mixed precision: no or bf16."""
+    precision: Literal["auto", "no", "bf16"] = "auto"
+    """Accelerate's mixed precision: no, bf16, or auto, which is bf16 on devices made for it."""
     compile: bool = False
     """Compile the transformer with ``torch.compile``. The tokenizer is not compiled: it was no
     faster, and its adaptive weight goes through one graph several times."""
@@ -103,7 +104,7 @@ def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
     if run.wandb and not is_wandb_available():
         raise MaskweaveError("run.wandb needs Weights & Biases: pip install wandb")
     accelerator = Accelerator(
-        mixed_precision=run.precision,
+        mixed_precision=_fast_precision() if run.precision == "auto" else run.precision,
         log_with=["tensorboard", "wandb"] if run.wandb else "tensorboard",
         project_dir=directory / "logs",
         dataloader_config=DataLoaderConfiguration(split_batches=True),
@@ -117,6 +118,13 @@ def accelerator_for(run: RunConfig, directory: Path) -> Accelerator:
             f"times accumulate {run.accumulate}"
         )
     return accelerator
+
+
+def _fast_precision() -> str:
+    """Return bf16 if this machine has instructions for it, as emulated it is many times slower."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    return "bf16" if fast_dtype("torch") == torch.bfloat16 else "no"
 
 
 class Course(NamedTuple):
@@ -234,7 +242,7 @@ class Window:
     """The steps over which logged figures are averaged, so that the device is rarely waited for."""
 
     def __init__(self, flops: int, run: RunConfig, accelerator: Accelerator) -> None:
-        dtype = torch.bfloat16 if run.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         self.rate = gemm_rate(dtype, accelerator.device) * accelerator.num_processes
         self.flops, self.batch_size, self.accelerator = flops, run.batch_size, accelerator
         self.open()
