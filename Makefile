@@ -5,7 +5,8 @@ check:
 	.ci/run
 
 # What is worth a look after every edit; leaves out what trains, measures or starts processes.
-LONG := benchmark decoder_stage evaluation painting processes readme recipes resume training
+LONG := benchmark benchmark_command continued_runs decoder_stage evaluation evaluation_errors \
+	evaluation_runs painting processes readme recipes resume sweep training training_refusals
 
 fast:
 	ruff format --check .

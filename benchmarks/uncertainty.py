@@ -12,11 +12,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from maskweave import InpaintPipeline, seeded
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.holes import PHOTO_KINDS, draw_hole
+from maskweave.masks import read_mask
 
 LEAST = 0.5 / 255
 """Least deviation, half a level: fills that round to the same byte may still differ by as much."""
@@ -42,8 +42,7 @@ def main() -> None:
     for number, stem in enumerate(spread(sorted(files), arguments.images)):
         truth = read_rgb(files[stem])
         if masks:
-            white = np.array(Image.open(masks[stem]).convert("L")) >= 128
-            hole = white != arguments.invert_mask
+            hole = read_mask(masks[stem], invert=arguments.invert_mask).hole
         else:
             hole = draw_hole(arguments.kind, *truth.shape[:2], np.random.default_rng((0, number)))
         output = pipeline(

@@ -25,6 +25,9 @@ from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.training.examples import Example
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
+# Modules of fixtures beside this one.
+pytest_plugins = ("evaluations", "lab_checkpoints", "routes", "tiny_training")
+
 torch.set_num_threads(1)  # tiny models: threads would wait for each other
 
 if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
