@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.restoration import inpaint_biharmonic
 
-from maskweave.guide import bend, interpolated, push_pull, shading
+from maskweave.guide import bend, interpolated, plain_kept_plain, push_pull, shading
 from maskweave.holes import KINDS, draw_hole
 
 SIZES = st.tuples(st.integers(1, 70), st.integers(1, 70))
@@ -175,3 +175,44 @@ def test_the_surface_is_next_to_nothing_where_pixels_do_not_lie_on_one() -> None
     means = surface.mean((2, 3), keepdim=True)
     assert (surface - means)[1].abs().max() < 1e-3
     assert (surface - means)[0].abs().mean() < 0.3
+
+
+def box() -> torch.Tensor:
+    """Return a hole in the middle of such an image."""
+    hole = torch.zeros(1, 96, 128, dtype=torch.bool)
+    hole[:, 24:72, 32:96] = True
+    return hole
+
+
+def test_shades_are_kept_from_what_is_painted_on_them() -> None:
+    image, hole = (shaded(1) * 127.5).round() / 127.5, box()
+    guide = interpolated(image, hole)
+    painted = image + 0.1 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        plain_kept_plain(painted, image, hole, guide),
+        torch.where(hole[:, None], guide.pixels, image),
+    )
+
+
+def test_what_is_painted_on_texture_stays_to_the_byte() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image, hole = shaded(1), box()
+    textured = image + 4 / 255 * torch.randn(image.shape, generator=generator)
+    painted = torch.randn(image.shape, generator=generator)
+    guide = interpolated(textured, hole)
+    assert torch.equal(plain_kept_plain(painted, textured, hole, guide), painted)
+
+
+@pytest.mark.parametrize("known", [0, 100])
+def test_few_known_pixels_do_not_tell_that_there_is_no_texture(known: int) -> None:
+    image, hole = torch.zeros(1, 3, 40, 48), torch.ones(1, 40, 48, dtype=torch.bool)
+    hole.flatten()[:known] = False
+    painted = torch.randn(image.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(plain_kept_plain(painted, image, hole, interpolated(image, hole)), painted)
+
+
+def test_whether_there_is_texture_is_not_read_under_the_hole() -> None:
+    image, hole = shaded(1), box()
+    hidden = torch.where(hole[:, None], torch.rand(image.shape), image)
+    painted, guide = torch.zeros_like(image), interpolated(image, hole)
+    assert torch.equal(*(plain_kept_plain(painted, each, hole, guide) for each in (image, hidden)))

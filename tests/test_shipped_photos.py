@@ -75,23 +75,21 @@ def test_scratches_take_no_tokens(photos: InpaintPipeline) -> None:
 
 @pytest.mark.parametrize("kind", ["scratch", "thin", "box"])
 def test_a_plain_photo_stays_plain(photos: InpaintPipeline, kind: str) -> None:
-    """The mean error is under 2 of 255 levels."""
+    """The mean error is under 1 of 255 levels."""
     image = np.full((200, 260, 3), (70, 120, 200), dtype=np.uint8)
     hole = drawn(kind, image, 3)
     [fill] = filled(photos, [image], [hole])
-    assert abs(fill.astype(float) - image)[hole].mean() < 2
+    assert abs(fill.astype(float) - image)[hole].mean() < 1
 
 
-@pytest.mark.parametrize(
-    ("kind", "most"), [("scratch", 1), ("thin", 1), ("thick", 2), ("box", 2.5)]
-)
-def test_shades_go_on_under_holes(photos: InpaintPipeline, kind: str, most: float) -> None:
+@pytest.mark.parametrize("kind", ["scratch", "thin", "thick", "box"])
+def test_shades_go_on_under_holes(photos: InpaintPipeline, kind: str) -> None:
     rows, columns = np.mgrid[:200, :260]
     planes = [40 + rows // 2, 200 - columns // 3, 90 + (rows + columns) // 6]
     image = np.stack(planes, axis=2).astype(np.uint8)
     hole = drawn(kind, image, 3)
     [fill] = filled(photos, [image], [hole])
-    assert abs(fill.astype(float) - image)[hole].mean() < most
+    assert abs(fill.astype(float) - image)[hole].mean() < 1
 
 
 def test_the_weights_take_60_mb_at_most() -> None:

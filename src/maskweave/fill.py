@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from maskweave.errors import MaskweaveError
-from maskweave.guide import Guide, interpolated
+from maskweave.guide import Guide, interpolated, plain_kept_plain
 from maskweave.holes import known_patches
 from maskweave.maskgit import BROKEN, DecodeSettings, Predict, Step, are_sound, decode
 from maskweave.tokenizer.base import Tokenizer
@@ -102,7 +102,8 @@ def fill_narrow(
     known = known.masked_fill(hole[:, None], 0.0)
     guide = interpolated(known, hole)
     with _painting(transformer.dtype, known.device):
-        return tokenizer.paint_narrow(known, hole, guide).float()
+        painted = tokenizer.paint_narrow(known, hole, guide).float()
+    return plain_kept_plain(painted, known, hole, guide)
 
 
 def decode_tokens(
@@ -257,7 +258,8 @@ def _paint(
     guide: Guide | None,
 ) -> Float[Tensor, "batch 3 height width"]:
     with _painting(transformer.dtype, known.device):
-        return tokenizer.paint(codes, known, hole, guide).float()
+        painted = tokenizer.paint(codes, known, hole, guide).float()
+    return painted if guide is None else plain_kept_plain(painted, known, hole, guide)
 
 
 @contextmanager

@@ -21,6 +21,13 @@ TRUST = 8
 """Power of the share of the variance that a surface explains: skies and walls have nearly all of
 it, and where there is less, what is around a hole says more than what is far away."""
 
+PLAIN = (0.5, 1.5)
+"""Levels of 255 by which known pixels miss a surface, root mean square: up to the first as much as
+rounding to bytes does, so that there is no texture; from the second on it is painted in full."""
+
+TOLD = 0.25
+"""Least share of known pixels that can tell that there is no texture."""
+
 BENDS = 12
 """Steps of ``bend``: enough for a scratch; the middle of a thick hole stays as it was."""
 
@@ -68,7 +75,46 @@ def planes(
     return torch.cat([pixels, where, finer.expand_as(where)], dim=1)
 
 
+class Surface(NamedTuple):
+    """The quadratic surface through the known pixels of each image."""
+
+    mean: Float[Tensor, "batch 3 1 1"]
+    """Mean of the known pixels; 0 where an image is all hole."""
+    slopes: Float[Tensor, "batch 3 height width"]
+    """What the surface is beside it."""
+    total: Float[Tensor, "batch"]
+    """Variance of the known pixels."""
+    left: Float[Tensor, "batch"]
+    """What the surface leaves of it."""
+
+
 # Least squares with a ridge (Hoerl and Kennard 1970), in x, y, x^2, xy, y^2 and a constant.
+def surface(
+    known: Float[Tensor, "batch 3 height width"], hole: Bool[Tensor, "batch height width"]
+) -> Surface:
+    """Return the quadratic surface through the known pixels; nothing under the hole is read."""
+    height, width = hole.shape[1:]
+    keep = (~hole).flatten(1)[:, None].to(known.dtype)  # (batch, 1, pixels)
+    colours = known.masked_fill(hole[:, None], 0.0).flatten(2)
+    number = keep.sum(2, keepdim=True).clamp(min=1)
+    mean = colours.sum(2, keepdim=True) / number
+    colours = (colours - mean) * keep
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height, dtype=known.dtype, device=known.device),
+        torch.linspace(-1, 1, width, dtype=known.dtype, device=known.device),
+        indexing="ij",
+    )
+    terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y]).flatten(1)  # (6, pixels)
+    ridge = RIDGE * torch.eye(len(terms), dtype=known.dtype, device=known.device)
+    squares = (terms * keep) @ terms.T / number + ridge  # (batch, 6, 6)
+    factors = torch.linalg.solve(squares, (colours @ terms.T / number).mT).mT
+    slopes = factors @ terms
+    numbers = 3 * number[:, 0, 0]
+    total = colours.square().sum((1, 2)) / numbers
+    left = ((colours - slopes) * keep).square().sum((1, 2)) / numbers
+    return Surface(mean[..., None], slopes.unflatten(2, (height, width)), total, left)
+
+
 def shading(
     known: Float[Tensor, "batch 3 height width"], hole: Bool[Tensor, "batch height width"]
 ) -> Float[Tensor, "batch 3 height width"]:
@@ -90,26 +136,37 @@ def shading(
     Tensor
         The surface of all pixels; 0 where an image is all hole.
     """
-    height, width = hole.shape[1:]
-    keep = (~hole).flatten(1)[:, None].to(known.dtype)  # (batch, 1, pixels)
-    colours = known.masked_fill(hole[:, None], 0.0).flatten(2)
-    number = keep.sum(2, keepdim=True).clamp(min=1)
-    mean = colours.sum(2, keepdim=True) / number
-    colours = (colours - mean) * keep
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height, dtype=known.dtype, device=known.device),
-        torch.linspace(-1, 1, width, dtype=known.dtype, device=known.device),
-        indexing="ij",
-    )
-    terms = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y]).flatten(1)  # (6, pixels)
-    ridge = RIDGE * torch.eye(len(terms), dtype=known.dtype, device=known.device)
-    squares = (terms * keep) @ terms.T / number + ridge  # (batch, 6, 6)
-    slopes = torch.linalg.solve(squares, (colours @ terms.T / number).mT).mT
-    surface = slopes @ terms
-    total = colours.square().sum((1, 2)) + TINY
-    left = ((colours - surface) * keep).square().sum((1, 2)) + TINY
-    trust = (1 - left / total).clamp(min=0) ** TRUST
-    return (mean + trust[:, None, None] * surface).unflatten(2, (height, width))
+    mean, slopes, total, left = surface(known, hole)
+    trust = (1 - (left + TINY) / (total + TINY)).clamp(min=0) ** TRUST
+    return mean + trust[:, None, None, None] * slopes
+
+
+def plain_kept_plain(
+    painted: Float[Tensor, "batch 3 height width"],
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+    guide: Guide,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Return painted images, or their guides where known pixels have no texture.
+
+    On a plain ground or a mere shade the guide is the answer to within rounding, and whatever a
+    network paints beside it can be seen.
+
+    Parameters
+    ----------
+    painted, known : Tensor
+        Images in [-1, 1]. What lies under the hole in ``known`` is never read.
+    hole : Tensor
+        True in the hole.
+    guide : Guide
+        What they were painted from.
+    """
+    levels = surface(known, hole).left.sqrt() * 255 / 2
+    least, most = PLAIN
+    share = ((levels - least) / (most - least)).clamp(0, 1)
+    share = torch.where(hole.float().mean((1, 2)) > 1 - TOLD, 1.0, share)
+    start = torch.where(hole[:, None], guide.pixels, known)
+    return torch.lerp(start, painted, share[:, None, None, None])
 
 
 # Gortler et al. 1996, "The Lumigraph": pull and push, with a box filter on the way down. Weights
