@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from maskweave.fill import fill_batch, fill_narrow
-from maskweave.guide import interpolated
+from maskweave.guide import Guide, interpolated
 from maskweave.holes import is_narrow
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.tokenizer.base import Tokenizer
@@ -62,13 +62,7 @@ def paint_requests(
         return paintings
     known, hole = known[others], hole[others]
     seeds = [requests[row].seed for row in others]
-    guide = None
-    if any(request.guide is not None for request in requests):
-        guide = interpolated(known, hole)
-        for row, other in enumerate(others):
-            if (pixels := requests[other].guide) is not None:
-                guide.pixels[row] = pixels.to(device)
-                guide.finer[row] = True
+    guide = _guide([requests[row].guide for row in others], known, hole)
     for step, images in fill_batch(
         *(tokenizer, transformer, known, hole, seeds, settings),
         guide=guide,
@@ -82,6 +76,23 @@ def paint_requests(
             for row, image, grid in zip(others, images.cpu(), grids, strict=True):
                 paintings[row].append(Painting(image, grid))
     return paintings
+
+
+def _guide(
+    given: Sequence[Float[Tensor, "3 height width"] | None],
+    known: Float[Tensor, "batch 3 height width"],
+    hole: Bool[Tensor, "batch height width"],
+) -> Guide | None:
+    """Return the guides of a batch, interpolated where none is given; None if none is."""
+    pixels = [each for each in given if each is not None]
+    if not pixels:
+        return None
+    finer = torch.tensor([each is not None for each in given], device=known.device)
+    guide = Guide(known.clone(), finer)
+    guide.pixels[finer] = torch.stack(pixels).to(known.device)
+    if not finer.all():
+        guide.pixels[~finer] = interpolated(known[~finer], hole[~finer]).pixels
+    return guide
 
 
 def _sorted(

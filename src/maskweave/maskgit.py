@@ -104,7 +104,8 @@ class DecodeSettings:
     answer, in one pass."""
     context: Annotated[float, Field(ge=0, le=MOST_CONTEXT)] = 0.25
     """Share of a window, or of a crop around a whole object, that lies on each side of what is
-    filled from it, wherever the photo has it; from 0 to ``MOST_CONTEXT``."""
+    filled from it, wherever the photo has it; from 0 to ``MOST_CONTEXT``. Windows that start from
+    the fill of a coarser level have half of it."""
     levels: Natural | None = None
     """At how many coarser levels a thick hole is filled at most, by models framed ``texture``: 0
     takes native pixels alone, None as many levels as the hole's thickness asks for."""

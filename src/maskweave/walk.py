@@ -8,7 +8,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -148,9 +148,13 @@ class Windows:
     def __init__(
         self, hole: Hole, side: int, *, context: float = 0.25, levels: int | None = None
     ) -> None:
-        plan = partial(plan_windows, window=side, context=context)
+        # A guide tells what is around: half the context paints as well, in fewer windows.
         self._levels = [
-            _LevelPlan(level, plan(level.thin), plan(level.thick))
+            _LevelPlan(
+                level,
+                plan_windows(level.thin, side, context=context),
+                plan_windows(level.thick, side, context=context / 2),
+            )
             for level in plan_levels(hole, side, levels)
         ]
 
