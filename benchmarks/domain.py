@@ -42,8 +42,10 @@ Piece = tuple[Tensor, Tensor]
 """Known pixels and the hole, at the model's size."""
 
 
-def own_piece(pixels: Pixels, size: tuple[int, int], rng: np.random.Generator) -> Piece:
-    """Return a whole photo with a hole, small or large, moved a bit."""
+def own_piece(
+    pixels: Pixels, size: tuple[int, int], context: float, rng: np.random.Generator
+) -> Piece:
+    """Return what a model sees of a photo with a hole, small or large, moved a bit."""
     large = rng.random() < 0.5
     image = Image.fromarray(pixels)
     if large or image.size != size[::-1]:
@@ -52,23 +54,29 @@ def own_piece(pixels: Pixels, size: tuple[int, int], rng: np.random.Generator) -
         wanted = tuple(length * (4 if large else 1) for length in size[::-1])
         box = (left, top, left + side, top + side)
         image = image.resize(wanted, Image.Resampling.BICUBIC, box)
-    pixels = traced(image, rng)
-    return shrink(pixels, drawn(pixels, rng), size)
+    return seen(traced(image, rng), size, context, rng)
 
 
-def other_piece(pixels: Pixels, size: tuple[int, int], rng: np.random.Generator) -> Piece:
-    """Return what a model sees of a photo: the part around the hole, or a whole small photo."""
+def other_piece(
+    pixels: Pixels, size: tuple[int, int], context: float, rng: np.random.Generator
+) -> Piece:
+    """Return what a model sees of a photo, or a whole small photo."""
     image = Image.fromarray(pixels)
     if rng.random() < 0.5:
-        pixels = traced(image, rng)
-        hole = drawn(pixels, rng)
-        crop = plan_crops(hole, max(size))[0]
-        return shrink(crop.window(pixels), crop.window(hole), size)
+        return seen(traced(image, rng), size, context, rng)
     side = min(image.size) * rng.uniform(0.5, 1)
     left, top = (rng.uniform(0, full - side) for full in image.size)
     box = (left, top, left + side, top + side)
     pixels = traced(image.resize(size[::-1], Image.Resampling.BICUBIC, box), rng)
-    return shrink(pixels, drawn(pixels, rng), size)
+    return seen(pixels, size, context, rng)
+
+
+def seen(pixels: Pixels, size: tuple[int, int], context: float, rng: np.random.Generator) -> Piece:
+    """Return the first crop around a hole of any kind, shrunk to the model's size."""
+    kind = KINDS[int(rng.integers(len(KINDS)))]
+    hole = draw_hole(kind, *pixels.shape[:2], rng)
+    crop = plan_crops(hole, max(size), context=context)[0]
+    return shrink(crop.window(pixels), crop.window(hole), size)
 
 
 def traced(image: Image.Image, rng: np.random.Generator) -> Pixels:
@@ -78,12 +86,6 @@ def traced(image: Image.Image, rng: np.random.Generator) -> Pixels:
         image.save(file, "JPEG", quality=int(rng.integers(60, 96)))
         image = Image.open(file)
     return np.array(image)
-
-
-def drawn(pixels: Pixels, rng: np.random.Generator) -> np.ndarray:
-    """Return a hole of any kind."""
-    kind = KINDS[int(rng.integers(len(KINDS)))]
-    return draw_hole(kind, *pixels.shape[:2], rng)
 
 
 def read(folder: Path, number: int) -> Iterator[Pixels]:
@@ -153,7 +155,8 @@ def main() -> None:
         }.items()
     ):
         number = given.test_images if name.endswith("test") else given.images
-        cut = partial(piece, size=size, rng=np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        cut = partial(piece, size=size, context=pipeline.defaults.context, rng=rng)
         found[name] = traits_of(
             pipeline, [cut(photo) for photo in read(getattr(given, name), number)]
         )
