@@ -131,12 +131,15 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch length dim"],
         rotation: Float[Tensor, "2 length half"] | None,
-    ) -> Float[Tensor, "batch length dim"]:
-        """Map (batch, length, dim) to the same shape."""
+        wanted: Bool[Tensor, "batch length"] | None = None,
+    ) -> Float[Tensor, "batch length dim"] | Float[Tensor, "wanted dim"]:
+        """Return new states, where wanted alone if that is said: each is fed forward by itself."""
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
+            x = x if wanted is None else x[wanted]
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
         x = self.attention_norm(x + self.dropout(self.attention(x, rotation)))
+        x = x if wanted is None else x[wanted]
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -257,11 +260,11 @@ class BidirectionalTransformer(Transformer):
         condition: Int[Tensor, "labels"] | None = None,
     ) -> Float[Tensor, "batch length codes"] | Float[Tensor, "masked codes"]:
         """Predict tokens, as every ``Transformer`` does."""
-        x = self.states(tokens, known, condition=condition)
-        bias = self.bias
-        if masked is not None:
-            x, bias = x[masked], bias[masked.nonzero()[:, 1]]
-        return self.scores(x, bias)
+        if masked is None:
+            return self.scores(self.states(tokens, known, condition=condition), self.bias)
+        x = self.states(tokens, known, len(self.blocks) - 1, condition)
+        x = self.blocks[-1](x, self.rotation, masked)
+        return self.scores(x, self.bias[masked.nonzero()[:, 1]])
 
     def scores(
         self, states: Float[Tensor, "*shape dim"], bias: Float[Tensor, "*shape codes"]
