@@ -54,25 +54,27 @@ def own_piece(
         wanted = tuple(length * (4 if large else 1) for length in size[::-1])
         box = (left, top, left + side, top + side)
         image = image.resize(wanted, Image.Resampling.BICUBIC, box)
-    return seen(traced(image, rng), size, context, rng)
+    return seen(image, size, context, rng)
 
 
 def other_piece(
     pixels: Pixels, size: tuple[int, int], context: float, rng: np.random.Generator
 ) -> Piece:
-    """Return what a model sees of a photo, or a whole small photo."""
+    """Return what a model sees of a photo with a hole, large or shrunk."""
     image = Image.fromarray(pixels)
-    if rng.random() < 0.5:
-        return seen(traced(image, rng), size, context, rng)
-    side = min(image.size) * rng.uniform(0.5, 1)
-    left, top = (rng.uniform(0, full - side) for full in image.size)
-    box = (left, top, left + side, top + side)
-    pixels = traced(image.resize(size[::-1], Image.Resampling.BICUBIC, box), rng)
-    return seen(pixels, size, context, rng)
+    if rng.random() >= 0.5:
+        side = min(image.size) * rng.uniform(0.5, 1)
+        left, top = (rng.uniform(0, full - side) for full in image.size)
+        box = (left, top, left + side, top + side)
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC, box)
+    return seen(image, size, context, rng)
 
 
-def seen(pixels: Pixels, size: tuple[int, int], context: float, rng: np.random.Generator) -> Piece:
+def seen(
+    image: Image.Image, size: tuple[int, int], context: float, rng: np.random.Generator
+) -> Piece:
     """Return the first crop around a hole of any kind, shrunk to the model's size."""
+    pixels = traced(image, rng)
     kind = KINDS[int(rng.integers(len(KINDS)))]
     hole = draw_hole(kind, *pixels.shape[:2], rng)
     crop = plan_crops(hole, max(size), context=context)[0]

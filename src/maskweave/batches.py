@@ -90,7 +90,7 @@ def _guide(
     finer = torch.tensor([each is not None for each in given], device=known.device)
     guide = Guide(known.clone(), finer)
     guide.pixels[finer] = torch.stack(pixels).to(known.device)
-    if not finer.all():
+    if len(pixels) < len(given):
         guide.pixels[~finer] = interpolated(known[~finer], hole[~finer]).pixels
     return guide
 

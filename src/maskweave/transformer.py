@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from maskweave.attention import Attention, rotation_2d
 from maskweave.errors import MaskweaveError
-from maskweave.settings import Blocks, settings
+from maskweave.settings import settings
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -28,7 +28,7 @@ class TransformerConfig:
     """Rows and columns of the token grid."""
     dim: Size = 768
     """Width."""
-    depth: Blocks = 15
+    depth: Annotated[int, Field(ge=1, le=1000)] = 15
     """Number of blocks."""
     heads: Size = 16
     """Attention heads; they share the width evenly."""
@@ -101,8 +101,8 @@ class SwiGLU(nn.Module):
         self.value = nn.Linear(dim, hidden)
         self.output = nn.Linear(hidden, dim)
 
-    def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
-        """Map (batch, length, dim) to the same shape."""
+    def forward(self, x: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape dim"]:
+        """Map states to such of the same shape."""
         return self.output(F.silu(self.gate(x)) * self.value(x))
 
 
@@ -131,15 +131,19 @@ class Block(nn.Module):
         self,
         x: Float[Tensor, "batch length dim"],
         rotation: Float[Tensor, "2 length half"] | None,
-        wanted: Bool[Tensor, "batch length"] | None = None,
+        wanted: Int[Tensor, "wanted"] | None = None,
     ) -> Float[Tensor, "batch length dim"] | Float[Tensor, "wanted dim"]:
-        """Return new states, where wanted alone if that is said: each is fed forward by itself."""
+        """Return the new states, of all tokens or only of those wanted.
+
+        ``wanted`` counts tokens through the whole batch. All are attended to; those that are not
+        wanted are spared the feed-forward part.
+        """
         if self.pre_norm:
             x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
-            x = x if wanted is None else x[wanted]
+            x = x if wanted is None else x.flatten(0, 1)[wanted]
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
         x = self.attention_norm(x + self.dropout(self.attention(x, rotation)))
-        x = x if wanted is None else x[wanted]
+        x = x if wanted is None else x.flatten(0, 1)[wanted]
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -262,9 +266,10 @@ class BidirectionalTransformer(Transformer):
         """Predict tokens, as every ``Transformer`` does."""
         if masked is None:
             return self.scores(self.states(tokens, known, condition=condition), self.bias)
-        x = self.states(tokens, known, len(self.blocks) - 1, condition)
-        x = self.blocks[-1](x, self.rotation, masked)
-        return self.scores(x, self.bias[masked.nonzero()[:, 1]])
+        wanted = masked.flatten().nonzero()[:, 0]
+        x = self.states(tokens, known, self.config.depth - 1, condition)
+        x = self.blocks[-1](x, self.rotation, wanted)
+        return self.scores(x, self.bias[wanted % self.config.length])
 
     def scores(
         self, states: Float[Tensor, "*shape dim"], bias: Float[Tensor, "*shape codes"]

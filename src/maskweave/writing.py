@@ -161,7 +161,7 @@ def _write(file: BinaryIO, values: np.ndarray, about: About, kind: str) -> None:
     else:
         options = _options(about, kind)
         if kind == "PNG":
-            options["compress_level"] = 4  # files as small as with 6, in half of the time
+            options["compress_level"] = 4  # within 3 % of the size with 6, in half of the time
         Image.fromarray(values).save(file, kind, **options)
 
 

@@ -1,4 +1,4 @@
-"""``maskweave inpaint --replay``: fill again what a manifest tells of, to the byte."""
+"""``maskweave inpaint --replay``: fill again what a manifest tells of, and compare."""
 
 import sys
 from collections.abc import Sequence
