@@ -33,7 +33,7 @@ FILL = ["-m", "maskweave", "inpaint", "photo.jpg", "--output", "filled.png", "--
 
 
 def main() -> None:
-    """Print seconds and megabytes of a command for each hole."""
+    """Print seconds and memory of a command for each hole."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="photos")
     parser.add_argument("--threads", type=int, default=2)
@@ -44,7 +44,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", DRAW], check=True)
         for hole in HOLES:
             run = measure([*FILL, "--mask", f"{hole}.png", "--model", arguments.model], None)
-            print(f"{hole}: {run.seconds:.1f} s, {run.megabytes:.0f} MB")
+            print(f"{hole}: {run.seconds:.1f} s, {run.megabytes:.0f} MiB")
 
 
 if __name__ == "__main__":

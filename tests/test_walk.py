@@ -16,6 +16,7 @@ from maskweave.errors import MaskweaveError
 from maskweave.guide import interpolated
 from maskweave.holes import PHOTO_KINDS, draw_hole
 from maskweave.images import as_picture
+from maskweave.levels import plan_levels, shrink_photo
 from maskweave.maskgit import DecodeSettings, Step
 from maskweave.pipeline import InpaintPipeline
 from maskweave.seeds import seeded
@@ -293,6 +294,16 @@ def test_no_batch_is_larger_than_asked_for_and_fills_share_them() -> None:
     assert sum(counts) == 16 * pieces
     assert max(counts) == 16
     assert len(counts) <= 1.5 * pieces
+
+
+def test_windows_that_start_from_a_coarser_fill_have_half_of_the_context() -> None:
+    hole = box(70, 60, slice(10, 50), slice(0, 45))
+    [native, *coarser] = plan_levels(hole, 16)
+    assert coarser and not native.thin.any()
+    refined = len(Windows(hole, 16, levels=0, context=0.125))
+    _, shrunk = shrink_photo(picture(70, 60), hole)
+    assert len(Windows(hole, 16)) == len(Windows(shrunk, 16)) + refined
+    assert refined < len(Windows(hole, 16, levels=0))
 
 
 class Note:
