@@ -41,7 +41,7 @@ from shards import join, split
 
 STAGES = ("tokenizer", "transformer", "decoder", "narrow")
 
-WINDOWS = 5
+WINDOWS = 3
 """Windows of steps in the short run, the first of which warms up."""
 
 SPARED = 0.06
@@ -138,7 +138,7 @@ class Session:
         """Train a stage for so long, in ``output/STAGE``; return what to report of it."""
         began = time.monotonic()
         recipe = self.recipe(stage, model)
-        window = max(4, self.workers)
+        window = _window(self.workers)
         short, probe = _lasting(recipe, WINDOWS * window, window), self.output / f"probe-{stage}"
         shutil.rmtree(probe, ignore_errors=True)
         self.run(stage, short, model, probe)
@@ -154,12 +154,17 @@ class Session:
         speeds = figures["speed/images_per_second"]
         return {
             "steps": steps,
-            "batch_size": self.batch_size,
+            "batch_size": recipe.run.batch_size,
             "learning_rate": recipe.optimiser.learning_rate,
             "images_per_second": round(statistics.median(speeds[1:] or speeds), 1),
             "seconds": round(time.monotonic() - began, 1),
             **{name: values[-1] for name, values in figures.items() if "validation/" in name},
         }
+
+
+def _window(workers: int) -> int:
+    """Return the steps of a window: as long as batches come in bursts, it must outlast a burst."""
+    return max(4, workers // 2)
 
 
 def _lasting(recipe: Any, steps: int, window: int) -> Any:
@@ -179,13 +184,12 @@ def _lasting(recipe: Any, steps: int, window: int) -> Any:
 def _cost(recipe: Any, speeds: list[float], took: float) -> tuple[float, float]:
     """Return the seconds of one step of a run, and those of all but its steps.
 
-    The second window of the short run has no discriminator yet, the last one has it.
+    The second window of the short run has hardly a discriminator yet, the last one has it.
     """
     loss, batch = getattr(recipe, "loss", None), recipe.run.batch_size
     without = loss.adversarial_start if loss and loss.adversarial else 0.0
     early, late = batch / speeds[1], batch / speeds[-1]
-    window = max(4, recipe.run.workers)
-    steps = window * (early + sum(batch / speed for speed in speeds[1:]))
+    steps = _window(recipe.run.workers) * (early + sum(batch / speed for speed in speeds[1:]))
     return without * early + (1 - without) * late, max(0.0, took - steps)
 
 
@@ -276,7 +280,6 @@ def main(
     if unknown := set(stages.split(",")) - given.keys():
         raise MaskweaveError(f"no stage is called {', '.join(sorted(unknown))}")
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True  # all batches have one shape
     gpu = torch.cuda.is_available()
     session = Session(
         photos, validation, output, preset, batch,

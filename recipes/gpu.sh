@@ -11,7 +11,17 @@
 #     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .carry/wheels \
 #     pydantic pydantic-core annotated-types typing-inspection typing-extensions
 #
-# The model comes back in small files in OUT, which `python recipes/shards.py OUT MODEL` joins.
+# The model comes back in small files in OUT, which `python recipes/shards.py OUT MODEL` joins. The last training of the shipped
+# models was this, on one H200:
+#
+#   recipes/gpu.sh 6.8 --init MODEL --stages transformer,decoder,narrow --shares 0.01,0.25,0.6,0.15 --batch 128 \
+#     --set transformer.run.compile=false --set transformer.optimiser.learning_rate=9e-4 \
+#     --set transformer.optimiser.decay=0.8 --set decoder.optimiser.learning_rate=6e-4 \
+#     --set decoder.examples.holes=thin,thin,thin,medium,thick,thick,box,box,blob,half \
+#     --set narrow.optimiser.learning_rate=1.2e-3 --set narrow.loss.perceptual=1.0
+#   recipes/gpu.sh 2.35 --preset cats64 --init MODEL --stages decoder --batch 192 \
+#     --set decoder.optimiser.learning_rate=7e-4 --set decoder.optimiser.decay=0.9 \
+#     --set decoder.loss.adversarial_start=0.05
 set -euo pipefail
 cd "$(dirname "$0")/.."
 carry=${CARRY:-$PWD/.carry} work=${WORK:-/tmp/maskweave-gpu}

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from maskweave.checkpoint import load_transformer
 from maskweave.cli.main import app
 from maskweave.errors import MaskweaveError
 from maskweave.training.overrides import override
@@ -135,6 +136,22 @@ def test_a_transformer_run_starts_from_the_weights_it_is_given(
     exported = load_file(run / "checkpoints/step_00000000/transformer/model.safetensors")
     assert_same_weights(given, exported)
     assert not torch.equal(given["position_embedding"], parameters(run, 6)["position_embedding"])
+
+
+def test_a_transformer_that_saw_no_guide_is_trained_on_beside_a_tokenizer_with_one(
+    photos: Path, tokenizer_run: Path, tmp_path: Path
+) -> None:
+    known = override(TRANSFORMER, ["run.steps=1", "model.patch_size=4"])
+    train_transformer(known, photos, tokenizer_run / "tokenizer", tmp_path / "first")
+    guided = override(TOKENIZER, ["run.steps=1", "model.guided=true"])
+    train_tokenizer(guided, photos, tmp_path / "guided")
+    tokenizer = tmp_path / "guided" / "tokenizer"
+    train_transformer(known, photos, tokenizer, tmp_path / "new")
+    assert load_transformer(tmp_path / "new" / "transformer").config.guided
+    train_transformer(
+        known, photos, tokenizer, tmp_path / "run", init=tmp_path / "first" / "transformer"
+    )
+    assert not load_transformer(tmp_path / "run" / "transformer").config.guided
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "transformer"])

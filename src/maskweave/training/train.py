@@ -184,26 +184,28 @@ def train_transformer(
 
     ``tokenizer`` is the folder of a tokenizer component, from which the number of codes and tokens
     is taken, and the patch if the transformer sees one; the images are tokenised once, into
-    ``cache``. ``init`` is the folder of a transformer component. With ``labels="folders"`` the
+    ``cache``. ``init`` is the folder of a transformer component, which sees a guide or not as
+    before; a new one sees it if the tokenizer does. With ``labels="folders"`` the
     transformer learns what the images of each folder in ``data`` show: an image's label is the
     place of its folder among all, sorted by name. The rest is as in ``train_tokenizer``, but that a
     run on another tokenizer is refused as well.
     """
     vqgan = load_tokenizer(tokenizer)
+    start: BidirectionalTransformer | None = (
+        load_transformer(init) if init else None  # type: ignore[assignment]
+    )
+    guided = start.config.guided if start else vqgan.guided
     classes = folder_names(Path(data)) if labels else ()
     model = replace(
         recipe.model,
         codebook_size=vqgan.codebook_size,
         grid=vqgan.grid,
         patch_size=vqgan.patch_size if recipe.model.patch_size else 0,
-        guided=vqgan.guided and recipe.model.patch_size > 0,
+        guided=guided and recipe.model.patch_size > 0,
         classes=len(classes),
         class_names=classes,
     )
     recipe = replace(recipe, model=model)
-    start: BidirectionalTransformer | None = (
-        load_transformer(init) if init else None  # type: ignore[assignment]
-    )
     beside = {"tokenizer": identity(vqgan)} | _started_from(start, model, init)
     folders = _folders(data, output, validation, cache)
     recipe.examples.check(vqgan.image_size[0], recipe.model.guided)
