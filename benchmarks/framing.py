@@ -59,8 +59,8 @@ def main() -> None:
                 for truth, hole, stem in zip(truths, holes, stems, strict=True)
             ]
             distances = lpips_distances(fills, truths, network)
-            told = " ".join(f"{key} {value}" for key, value in settings.items())
-            print(f"{name} {told}: {side} pixels, LPIPS {np.mean(distances):.4f}", flush=True)
+            way = ", ".join([name, *(f"{key} {value}" for key, value in settings.items())])
+            print(f"{way}: {side} pixels, LPIPS {np.mean(distances):.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,8 @@ class Session:
         began = time.monotonic()
         recipe = self.recipe(stage, model)
         window = _window(self.workers)
-        short, probe = _lasting(recipe, WINDOWS * window, window), self.output / f"probe-{stage}"
+        short = _lasting(recipe, WINDOWS * window, window, looks=1)
+        probe = self.output / f"probe-{stage}"
         shutil.rmtree(probe, ignore_errors=True)
         self.run(stage, short, model, probe)
         took = time.monotonic() - began
@@ -163,18 +164,18 @@ class Session:
 
 
 def _window(workers: int) -> int:
-    """Return the steps of a window: as long as batches come in bursts, it must outlast a burst."""
-    return max(4, workers // 2)
+    """Return the steps of a window: the batches of all processes come at once at first."""
+    return max(4, workers)
 
 
-def _lasting(recipe: Any, steps: int, window: int) -> Any:
-    """Return a recipe of so many steps that is looked at twice and logged window by window."""
+def _lasting(recipe: Any, steps: int, window: int, looks: int = 2) -> Any:
+    """Return a recipe of so many steps with some validations, logged window by window."""
     warmup = min(recipe.optimiser.warmup, max(1, steps // 20))
     return override(
         recipe,
         [
             f"run.steps={steps}",
-            f"run.save_every={-(-steps // 2)}",
+            f"run.save_every={-(-steps // looks)}",
             f"run.log_every={window}",
             f"optimiser.warmup={warmup}",
         ],
@@ -184,7 +185,8 @@ def _lasting(recipe: Any, steps: int, window: int) -> Any:
 def _cost(recipe: Any, speeds: list[float], took: float) -> tuple[float, float]:
     """Return the seconds of one step of a run, and those of all but its steps.
 
-    The second window of the short run has hardly a discriminator yet, the last one has it.
+    Where the discriminator joins late, the second window of the short run has hardly any of it; the
+    last one has it.
     """
     loss, batch = getattr(recipe, "loss", None), recipe.run.batch_size
     without = loss.adversarial_start if loss and loss.adversarial else 0.0

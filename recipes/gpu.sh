@@ -12,7 +12,7 @@
 #     pydantic pydantic-core annotated-types typing-inspection typing-extensions
 #
 # The model comes back in small files in OUT, which `python recipes/shards.py OUT MODEL` joins. The last training of the shipped
-# models was this, on one H200:
+# models was this, on one H200, each with a CARRY, a WORK and an OUT of its own:
 #
 #   recipes/gpu.sh 6.8 --init MODEL --stages transformer,decoder,narrow --shares 0.01,0.25,0.6,0.15 --batch 128 \
 #     --set transformer.run.compile=false --set transformer.optimiser.learning_rate=9e-4 \
