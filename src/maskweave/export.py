@@ -25,10 +25,6 @@ from maskweave.pipeline import InpaintPipeline
 from maskweave.tracing import write_graphs
 from maskweave.transformer import BidirectionalTransformer
 
-QUANTISED = ("transformer", "decoder")
-"""Graphs that may be computed in 8 bits: an encoder with rounded latents would find other tokens
-than those that the model is used with."""
-
 SAMPLES = 128
 """Most inputs of each graph from which ranges of values are taken."""
 
@@ -144,7 +140,10 @@ class Recorded:
 
 
 def _quantise(folder: Path, runtime: Runtime, photos: Iterable[Photo]) -> None:
-    """Replace graphs by those in 8 bits, calibrated on fills of photos by the former."""
+    """Replace graphs by those in 8 bits, calibrated on fills of photos by the former.
+
+    The encoder stays as it is: rounded latents would have other tokens than those in use.
+    """
     with needing(runtime):
         quantised = _quantised_openvino if runtime == "openvino" else _quantised_onnx
         pipeline = InpaintPipeline.from_pretrained(folder)
@@ -158,8 +157,10 @@ def _quantise(folder: Path, runtime: Runtime, photos: Iterable[Photo]) -> None:
         if not predictor.samples:
             raise MaskweaveError("calibration needs at least one image")
         with redirect_stdout(sys.stderr):  # where both runtimes tell how far they are
-            for name, graph in zip(QUANTISED, (predictor, decoder), strict=True):
-                quantised(folder / FOLDER / f"{name}{SUFFIX[runtime]}", graph.samples)
+            quantised(folder / FOLDER / f"transformer{SUFFIX[runtime]}", predictor.samples)
+            # What is painted beside a guide is fine detail, which 8 bits lose: docs/speed.md
+            if not tokenizer.guided:
+                quantised(folder / FOLDER / f"decoder{SUFFIX[runtime]}", decoder.samples)
     config = folder / "config.json"
     write_json(config, read_json(config) | {"int8": True})
 
