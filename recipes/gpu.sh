@@ -11,10 +11,13 @@
 #     --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d .carry/wheels \
 #     pydantic pydantic-core annotated-types typing-inspection typing-extensions
 #
-# The model comes back in small files in OUT, which `python recipes/shards.py OUT MODEL` joins. The last training of the shipped
-# models was this, on one H200, each with a CARRY, a WORK and an OUT of its own:
+# The model comes back in small files in OUT, which `python recipes/shards.py OUT MODEL` joins.
 #
-#   recipes/gpu.sh 6.8 --init MODEL --stages transformer,decoder,narrow --shares 0.01,0.25,0.6,0.15 --batch 128 \
+# The last training of the shipped models was this, on one H200, each with a CARRY, a WORK and an OUT
+# of its own. The photos were not packed but lay in WORK/train as they are:
+#
+#   recipes/gpu.sh 6.8 --init MODEL --batch 128 \
+#     --stages transformer,decoder,narrow --shares 0.01,0.25,0.6,0.15 \
 #     --set transformer.run.compile=false --set transformer.optimiser.learning_rate=9e-4 \
 #     --set transformer.optimiser.decay=0.8 --set decoder.optimiser.learning_rate=6e-4 \
 #     --set decoder.examples.holes=thin,thin,thin,medium,thick,thick,box,box,blob,half \

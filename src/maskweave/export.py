@@ -150,17 +150,18 @@ def _quantise(folder: Path, runtime: Runtime, photos: Iterable[Photo]) -> None:
         tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
         assert isinstance(tokenizer, GraphTokenizer)
         assert isinstance(transformer, GraphTransformer)
-        decoder = tokenizer.decoder = Recorded(tokenizer.decoder)
         predictor = transformer.graph = Recorded(transformer.graph)
+        recorded = {"transformer": predictor}
+        # What is painted beside a guide is fine detail, which 8 bits lose: docs/speed.md
+        if not tokenizer.guided:
+            recorded["decoder"] = tokenizer.decoder = Recorded(tokenizer.decoder)
         for _ in pipeline.fill(photos, pipeline.defaults, batch_size=1):
             pass
         if not predictor.samples:
             raise MaskweaveError("calibration needs at least one image")
         with redirect_stdout(sys.stderr):  # where both runtimes tell how far they are
-            quantised(folder / FOLDER / f"transformer{SUFFIX[runtime]}", predictor.samples)
-            # What is painted beside a guide is fine detail, which 8 bits lose: docs/speed.md
-            if not tokenizer.guided:
-                quantised(folder / FOLDER / f"decoder{SUFFIX[runtime]}", decoder.samples)
+            for name, graph in recorded.items():
+                quantised(folder / FOLDER / f"{name}{SUFFIX[runtime]}", graph.samples)
     config = folder / "config.json"
     write_json(config, read_json(config) | {"int8": True})
 
