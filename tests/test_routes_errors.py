@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
 
 from maskweave import __version__
 from routes import FILLING, encoded, problem_of, request_for, text
@@ -16,6 +14,8 @@ from test_service import SOON
 
 pytest.importorskip("fastapi", reason="the extra web is not installed")
 from fastapi.testclient import TestClient
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from maskweave.web.bodies import WholeBodies
 from maskweave.web.routes import make_routes
