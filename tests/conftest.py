@@ -1,4 +1,4 @@
-"""Small models with random weights, and the data that only some machines have."""
+"""Small models with random weights, what they fill, and the data that only some machines have."""
 
 import ctypes
 import json
@@ -25,8 +25,15 @@ from maskweave.tokenizer.vqgan import VQGAN, TokenizerConfig
 from maskweave.training.examples import Example
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 
-# Modules of fixtures beside this one.
-pytest_plugins = ("evaluations", "lab_checkpoints", "routes", "tiny_training")
+# Modules of fixtures and helpers beside this one.
+pytest_plugins = (
+    "commands",
+    "evaluations",
+    "lab_checkpoints",
+    "routes",
+    "tiny_exports",
+    "tiny_training",
+)
 
 torch.set_num_threads(1)  # tiny models: threads would wait for each other
 
@@ -90,6 +97,30 @@ def fill_arrays(
 
 def tiny_guided() -> InpaintPipeline:
     return tiny_pipeline(guided=True)
+
+
+def textured(model: InpaintPipeline | None = None) -> InpaintPipeline:
+    model = model or tiny_guided()
+    return InpaintPipeline(model.tokenizer, model.transformer, framing="texture")
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def box(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
+    hole = np.zeros((height, width), dtype=bool)
+    hole[rows, columns] = True
+    return hole
+
+
+def seeded(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """Return floats in [0, 1] as the bytes that they stand for."""
+    return (array * 255).round().astype(np.uint8)
 
 
 @pytest.fixture(params=[0, 4], ids=["tokens alone", "tokens and known pixels"])

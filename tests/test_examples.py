@@ -10,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
+from maskweave.data.augment import coarse_fill
 from maskweave.data.cache import cached_photos
 from maskweave.data.sampler import Draw
 from maskweave.errors import MaskweaveError
@@ -202,3 +203,25 @@ def test_crops_at_random_and_coarse_fills_are_refused_where_they_make_no_sense()
         replace(TRANSFORMER, masking=MaskingConfig(views=8))
     with pytest.raises(MaskweaveError, match=r"model\.guided=true"):
         replace(TOKENIZER, model=replace(TOKENIZER.model, guided=False))
+
+
+def test_a_coarse_fill_is_blurred_and_wrong_but_not_another_picture() -> None:
+    ramp = np.linspace(40, 210, 64, dtype=np.float32)
+    checks = np.where(np.indices((64, 64)).sum(0) % 2, 12, -12)
+    image = np.repeat((ramp[None, None] + checks[None]).round(), 3, axis=0).astype(np.uint8)
+    errors, rough = [], []
+    for seed in range(50):
+        coarse = coarse_fill(image, np.random.default_rng(seed)).astype(float)
+        assert coarse.shape == image.shape
+        errors.append(abs(coarse - ramp).mean())
+        rough.append(abs(np.diff(coarse[:, 8:-8, 8:-8], axis=2)).mean())
+    assert 1 < np.mean(errors) < 12
+    assert max(errors) - min(errors) > 3  # from nearly right to rather wrong
+    assert max(rough) < 12  # the checks, of 24 from pixel to pixel, are gone
+
+
+def test_a_coarse_fill_follows_its_generator() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    one, same, other = (coarse_fill(image, np.random.default_rng(s)) for s in (1, 1, 2))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
