@@ -141,6 +141,21 @@ def test_law_3_known_tokens_stay_with_a_guide_too() -> None:
         assert torch.equal(step.tokens[stays], model.tokenizer.encode(images)[stays])
 
 
+def test_around_a_coarser_fill_all_tokens_are_decoded_in_one_step() -> None:
+    images, hole = batch()
+    finer = torch.tensor([True, False, True])
+    for model, at_once in ((tiny_guided(), finer), (tiny_pipeline(), torch.zeros(3).bool())):
+        guide = Guide(torch.zeros_like(images), finer)
+        generators = [torch.Generator().manual_seed(i) for i in range(3)]
+        steps = list(
+            decode_tokens(*parts(model), images, hole, generators, DecodeSettings(steps=4), guide)
+        )
+        assert len(steps) == 4
+        for step in steps[:-1]:
+            assert torch.equal(~step.masked.any(1), at_once)
+        assert torch.equal(steps[0].tokens[at_once], steps[-1].tokens[at_once])
+
+
 @pytest.mark.parametrize("paint", ["sampled", "expected"])
 def test_broken_weights_are_refused_however_is_painted(paint: str) -> None:
     model = tiny_pipeline()

@@ -203,16 +203,17 @@ def test_painted_surroundings_are_shown_on_request_and_do_not_change_the_fill() 
         assert np.array_equal(kept[~hole], image[~hole])
 
 
-def test_steps_show_what_is_still_masked_and_end_with_the_result() -> None:
+@pytest.mark.parametrize("levels", [0, None])
+def test_steps_show_what_is_still_masked_and_end_with_the_result(levels: int | None) -> None:
     pipeline, image = textured(), picture(70, 60)
     hole = box(70, 60, slice(10, 50), slice(0, 45))
-    [steps] = fill_arrays(
-        pipeline, [image], [hole], [[0]], DecodeSettings(steps=3), every_step=True
-    )
-    [[plain]] = fill_arrays(pipeline, [image], [hole], [[0]], DecodeSettings(steps=3))
+    settings = DecodeSettings(steps=3, levels=levels)
+    [steps] = fill_arrays(pipeline, [image], [hole], [[0]], settings, every_step=True)
+    [[plain]] = fill_arrays(pipeline, [image], [hole], [[0]], settings)
     shares = [step.masked.mean() for step in steps]
     assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 0 == shares[-1]
+    assert shares[-1] == 0
+    assert (shares[0] > 0) == (levels == 0)  # one step decodes what starts from a coarser level
     assert np.array_equal(steps[-1].image, plain.image)
     for step in steps:
         assert not (step.masked & ~hole).any()

@@ -118,8 +118,10 @@ def decode_tokens(
 ) -> Iterator[Step]:
     """Yield the steps of decoding the tokens under the holes, as ``maskgit.decode`` does.
 
-    ``known`` is 0 in the hole; each image draws from its generator, which is on the CPU.
+    ``known`` is 0 in the hole; each image draws from its generator, which is on the CPU. Where a
+    coarser fill tells the transformer what is there, one step decodes all.
     """
+    finer = guide.finer if guide is not None and transformer.config.guided else None
     return decode(
         predictor(tokenizer, transformer, known, hole, guide, condition, settings),
         _encode(tokenizer, known, hole),
@@ -129,6 +131,7 @@ def decode_tokens(
         codebook_size=tokenizer.codebook_size,
         mask_token=transformer.config.mask_token,
         generators=generators,
+        at_once=finer,
     )
 
 

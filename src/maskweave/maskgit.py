@@ -80,7 +80,7 @@ class DecodeSettings:
     """How a hole is divided, and its tokens are decoded and painted."""
 
     steps: Steps = 8
-    """T, from 1 to ``MOST_STEPS``."""
+    """T, from 1 to ``MOST_STEPS``. Windows that start from the fill of a coarser level take one."""
     schedule: str = "cosine"
     """Mask schedule gamma by name: gamma(k / T) of the tokens stay masked after k of T steps."""
     order: str = "confidence"
@@ -222,6 +222,7 @@ def decode(
     codebook_size: int,
     mask_token: int,
     generators: Sequence[torch.Generator],
+    at_once: Bool[Tensor, "batch"] | None = None,
 ) -> Iterator[Step]:
     """Fill the masked tokens in a few parallel steps; yield a ``Step`` after each.
 
@@ -246,6 +247,8 @@ def decode(
         What ``predict`` is shown at masked positions.
     generators : sequence of torch.Generator
         One for each image, on the CPU: an image's noise does not depend on its batch.
+    at_once : Tensor, optional
+        Images of which all tokens are revealed in the first step, whatever the schedule says.
 
     Raises
     ------
@@ -256,6 +259,8 @@ def decode(
     _check(tokens, masked, grid, generators)
     order, schedule = ORDERS[settings.order], named(settings.schedule)
     hole, left = masked, masked_after(schedule, settings.steps, masked.sum(1))  # (T, B)
+    if at_once is not None:
+        left = left.masked_fill(at_once.to(left.device), 0)
     tokens = tokens.masked_fill(masked, mask_token)
     if not masked.any():
         yield Step(0, tokens, masked, torch.zeros(tokens.shape, device=tokens.device))
