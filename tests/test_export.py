@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from conftest import fill_arrays, tiny_pipeline
-from maskweave.backends import Runtime
+from maskweave.backends import Runtime, fast_dtype
 from maskweave.call import StepPicture
 from maskweave.checkpoint import SHIPPED
 from maskweave.cli.main import app
@@ -315,29 +315,30 @@ def test_cats64_by_graphs_has_the_tokens_of_200_images(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("weights")
+@pytest.mark.parametrize("way", ["int8", "torch", "openvino"])
 def test_cats64_in_fewer_bits_fills_as_well(
     shared: Path,
     photos: list[Pixels],
     expected: tuple[torch.Tensor, list[StepPicture]],
     tmp_path: Path,
+    way: str,
 ) -> None:
-    files = by_stem(shared / "data" / "cats64" / "train")
     folder = SHIPPED / "cats64"
-    calibration = [files[stem] for stem in spread(sorted(files), 50)]
-    write_model(folder, "openvino", tmp_path / "int8", calibration)
-    network = perceptual_loss()
-
-    def measured(fills: Sequence[StepPicture]) -> np.ndarray:
-        return np.array(lpips_distances([fill.image for fill in fills], photos, network))
-
-    exact = measured(expected[1])
-    for model in (
-        InpaintPipeline.from_pretrained(tmp_path / "int8"),
-        InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16),
-        InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16, backend="openvino"),
-    ):
-        worse = measured(filled(model, photos, drawn(200, 64), paint="expected")) - exact
-        assert worse.mean() < 0.01 * exact.mean(), worse.mean()
+    if way == "int8":
+        files = by_stem(shared / "data" / "cats64" / "train")
+        calibration = [files[stem] for stem in spread(sorted(files), 50)]
+        write_model(folder, "openvino", tmp_path / "int8", calibration)
+        model = InpaintPipeline.from_pretrained(tmp_path / "int8")
+    elif fast_dtype(way) == torch.bfloat16:
+        model = InpaintPipeline.from_pretrained(folder, torch_dtype=torch.bfloat16, backend=way)
+    else:
+        pytest.skip("this CPU computes bfloat16 as float32, at a fifth of the speed")
+    fills = filled(model, photos, drawn(200, 64), paint="expected")
+    exact, found = (
+        np.array(lpips_distances([fill.image for fill in each], photos, perceptual_loss()))
+        for each in (expected[1], fills)
+    )
+    assert (found - exact).mean() < 0.01 * exact.mean(), (found - exact).mean()
 
 
 def test_json_tells_what_computed_a_fill(exported: Path, tmp_path: Path) -> None:
