@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
-from maskweave.cli.main import app
 from maskweave.convert.families import FAMILIES, Options
 from maskweave.convert.folder import convert as convert_files
 from maskweave.pipeline import InpaintPipeline
@@ -95,7 +93,3 @@ def convert(
     assert found.tokenizer is not None and found.transformer is not None
     defaults = FAMILIES["lab"].defaults
     return InpaintPipeline(found.tokenizer, found.transformer, defaults), found.notes
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])

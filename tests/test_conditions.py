@@ -10,10 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from typer.testing import CliRunner, Result
 
+from commands import run
 from conftest import tiny_pipeline
-from maskweave.cli.main import app
 from maskweave.errors import MaskweaveError
 from maskweave.fill import fill_batch, guidance, guided
 from maskweave.maskgit import DecodeSettings
@@ -52,10 +51,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pixels[4:12, 4:12, 3] = 0
     Image.fromarray(pixels).save(folder / "photo.png")
     return folder / "photo.png"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def batch() -> tuple[Tensor, Tensor]:

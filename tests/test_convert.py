@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab_checkpoints import HEADS, SEPARATE, State, convert, run, small_transformer, small_vqgan
+from commands import run
+from lab_checkpoints import HEADS, SEPARATE, State, convert, small_transformer, small_vqgan
 from maskweave.convert.lab import masked_accuracy, to_tokenizer, to_transformer
 from maskweave.errors import MaskweaveError
 from maskweave.pipeline import InpaintPipeline

@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from commands import run
 from maskweave.checkpoint import load_tokenizer
-from maskweave.cli.main import app
 from maskweave.convert.families import Found, family_of, found_among
 from maskweave.convert.folder import component, prepared
 from maskweave.errors import MaskweaveError
@@ -39,10 +38,6 @@ PUBLISHED = {
         "vqvae/diffusion_pytorch_model.safetensors",
     ),
 }
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(params=PUBLISHED)

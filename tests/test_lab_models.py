@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lab_checkpoints import HEADS, convert, run, small_transformer, small_vqgan
+from commands import run
+from lab_checkpoints import HEADS, convert, small_transformer, small_vqgan
 from maskweave.checkpoint import load_tokenizer
 from maskweave.convert.families import FAMILIES
 from maskweave.convert.lab import to_tokenizer

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lab_checkpoints import HEADS, convert, run, small_transformer, small_vqgan
+from commands import run
+from lab_checkpoints import HEADS, convert, small_transformer, small_vqgan
 from maskweave.convert import safe_load
 from maskweave.convert.families import Options
 from maskweave.convert.folder import convert as convert_files

@@ -8,18 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from maskweave.cli.main import app
+from commands import run
 from maskweave.errors import MaskweaveError
 from maskweave.files import sha256
 from maskweave.manifest import Row, identifier, merged, read_manifest, write_manifest
 from maskweave.reading import seeds_of
 from maskweave.tars import pairs, read_member, shards
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture

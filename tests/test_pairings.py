@@ -10,11 +10,10 @@ import pytest
 import torch
 from PIL import Image
 from skimage.data import chelsea
-from typer.testing import CliRunner, Result
 
+from commands import run
 from maskweave.checkpoint import identity
 from maskweave.cli.demo import FACE
-from maskweave.cli.main import app
 from maskweave.convert.halton import HEADS
 from maskweave.errors import MaskweaveError
 from maskweave.export import write_model
@@ -61,10 +60,6 @@ PAIRINGS = [
         "this model takes no label",
     ),
 ]
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(params=PAIRINGS, ids=lambda pairing: pairing.family)

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner, Result
 
+from commands import run
 from maskweave.call import Filled, Pipeline
-from maskweave.cli.main import app
 from maskweave.errors import MaskweaveError
 from maskweave.files import sha256
 from maskweave.manifest import Row, read_manifest
@@ -37,10 +36,6 @@ SLOW_MACHINES = {
     "RAY_worker_niceness": "0",  # which would starve them beside other tests
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
