@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from maskweave.errors import MaskweaveError
-from maskweave.levels import enlarge_guide, plan_levels, shrink_photo, thickness
+from maskweave.levels import enlarge_guide, plan_levels, shrink_photo
 from maskweave.windows import Window, plan_windows
 
 SIDE, MARGIN, CORE = 16, 4, 8
@@ -190,19 +190,29 @@ def test_windows_without_a_core_are_refused_and_an_empty_hole_has_no_windows() -
             plan_windows(hole, side, context=context)
 
 
-def test_thickness_is_twice_the_largest_distance_to_a_known_pixel() -> None:
-    hole = np.zeros((100, 300), dtype=bool)
-    assert thickness(hole) == 0
-    hole[50, :] = True
-    assert thickness(hole) == 2
-    hole[40:59, :] = True
-    assert thickness(hole) == 20  # across, however long
-    hole[:59] = True
-    assert thickness(hole) == 2 * 59  # nothing is known beyond the border
-    hole[:] = True
-    assert thickness(hole) == 300
-    disc = cv2.circle(np.zeros((200, 200), np.uint8), (100, 100), 40, 1, -1).astype(bool)
-    assert thickness(disc) == pytest.approx(82, abs=2)
+def thickness(hole: np.ndarray) -> float:
+    """Return twice the largest distance to a known pixel, or the longer side if there is none."""
+    if hole.all():
+        return float(max(hole.shape))
+    return 2 * cv2.distanceTransform(hole.astype(np.uint8), cv2.DIST_L2, 0).max()
+
+
+@pytest.mark.parametrize(
+    ("rows", "levels"),
+    [
+        (slice(50, 51), 1),
+        (slice(50, 177), 1),
+        (slice(50, 180), 2),
+        (slice(0, 64), 1),
+        (slice(0, 66), 2),  # nothing is known beyond the border
+    ],
+)
+def test_a_hole_is_as_thick_as_twice_the_distance_to_a_known_pixel(
+    rows: slice, levels: int
+) -> None:
+    hole = np.zeros((300, 300), dtype=bool)
+    hole[rows] = True
+    assert len(plan_levels(hole, 128)) == levels
 
 
 @settings(max_examples=60, deadline=None)

@@ -52,7 +52,7 @@ def paint_requests(
     known = torch.stack([request.known for request in requests]).to(device)
     hole = torch.stack([request.hole for request in requests]).to(device)
     paintings: list[list[Painting]] = [[] for _ in requests]
-    narrow, others = _sorted(tokenizer, requests, hole)
+    narrow, others = _apart(tokenizer, requests, hole)
     if narrow:
         images = fill_narrow(tokenizer, transformer, known[narrow], hole[narrow])
         decided = torch.zeros(tokenizer.grid, dtype=torch.bool)
@@ -95,7 +95,7 @@ def _guide(
     return guide
 
 
-def _sorted(
+def _apart(
     tokenizer: Tokenizer, requests: Sequence[Request], hole: Bool[Tensor, "batch height width"]
 ) -> tuple[list[int], list[int]]:
     """Return the places of requests whose hole is narrow, which take no tokens, and of others."""

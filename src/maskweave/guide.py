@@ -1,4 +1,4 @@
-"""The guide: a blurred picture of what lies under the hole, from which networks start to paint.
+"""The guide: a blurred guess at what lies under the hole, from which networks start to paint.
 
 Where a hole is first filled it is a smooth interpolation of the known pixels; thick parts of a hole
 are filled again at finer levels, where it is the fill of the level below.

@@ -29,27 +29,16 @@ class Level(NamedTuple):
     """Hole pixels that are filled at the next level first, which is then their guide."""
 
 
-def thickness(hole: Bool[np.ndarray, "height width"]) -> float:
-    """Return twice the largest distance from a hole pixel to a known one, in pixels.
-
-    A scratch is as thick as it is wide, however long. Nothing is known beyond the photo, so a hole
-    along its border is twice as thick as it is wide: it is filled from one side alone. A photo
-    without a known pixel is as thick as its longer side is long.
-    """
-    if hole.all():
-        return float(max(hole.shape))
-    return 2 * float(_distance(hole).max())
-
-
 def plan_levels(
     hole: Bool[np.ndarray, "height width"], window: int, most: int | None = None
 ) -> list[Level]:
     """Say at which resolutions a photo is filled, from native pixels to the coarsest.
 
     A pixel is filled from its surroundings alone at the first level at which the hole around it is
-    at most a window thick. Thickness is local: of a blob with a long tail the tail stays at
-    native pixels. A level that fits into a window is not shrunk further. The coarsest level is the
-    one without ``thick``.
+    at most a window thick: twice the distance to the nearest known pixel. Nothing is known beyond
+    the photo, so a hole along its border is twice as thick as it is wide. Thickness is local: of a
+    blob with a long tail the tail stays at native pixels. A level that fits into a window is not
+    shrunk further. The coarsest level is the one without ``thick``.
 
     Parameters
     ----------

@@ -33,7 +33,8 @@ TOKENIZERS = {
         run=RunConfig(steps=3000, batch_size=32, save_every=200),
     ),
     # Photos of any size, filled at native pixels in windows of 128x128: 256 tokens of 8x8 pixels, a
-    # decoder that paints the difference from its guide. See recipes/photos.sh.
+    # decoder that paints the difference from its guide. The shipped model was trained in more
+    # rounds (see its card); what recipes/photos.sh gives in one go is not measured yet.
     # maskweave train tokenizer --preset photos --data DIR --validation DIR --output RUN
     "photos": TokenizerRecipe(
         model=TokenizerConfig(
