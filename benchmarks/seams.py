@@ -1,7 +1,7 @@
 """Steps at a hole's border and between windows in fills, beside those of the truth there.
 
     python benchmarks/seams.py --truth photos/test --kind box --images 100
-    python benchmarks/seams.py --truth cats64/test --size 256 --kind box --images 60
+    python benchmarks/seams.py --truth cats64/val --size 256 --kind box --images 60
 
 A step is the mean difference of grey pixels side by side, in levels of 255. Between windows are
 pixels of the hole that different windows painted.
