@@ -8,6 +8,7 @@ pixels of the hole that different windows painted.
 """
 
 import argparse
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,18 @@ from maskweave import InpaintPipeline, seeded
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.holes import draw_hole
 from maskweave.images import Hole, Pixels
-from maskweave.levels import plan_levels
-from maskweave.windows import plan_windows
+from maskweave.walk import Windows
 
 
 def owners(hole: Hole, side: int, context: float) -> Int[np.ndarray, "height width"]:
     """Return the number of the window that paints each pixel at last, 0 where none does."""
-    native = plan_levels(hole, side)[0]
+    native = Windows(hole, side, context=context).plans[0]
     owner = np.zeros(hole.shape, dtype=np.int64)
     number = 0
-    for part, share in ((native.thin, context), (native.thick, context / 2)):
-        for windows in plan_windows(part, side, context=share):
-            for window in windows:
-                number += 1
-                window.paste(owner, np.full((side, side), number), part)
+    for part, rounds in ((native.level.thin, native.thin), (native.level.thick, native.thick)):
+        for window in chain(*rounds):
+            number += 1
+            window.paste(owner, np.full((side, side), number), part)
     return owner
 
 

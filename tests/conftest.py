@@ -18,6 +18,8 @@ from PIL import Image
 from maskweave.call import Photo, StepPicture
 from maskweave.evaluation.evaluate import Meter
 from maskweave.evaluation.inception import PUBLISHED, Inception
+from maskweave.fill import fill_tokens
+from maskweave.guide import Guide
 from maskweave.images import Hole, Pixels, as_picture
 from maskweave.maskgit import DecodeSettings
 from maskweave.pipeline import InpaintPipeline
@@ -116,6 +118,27 @@ def box(height: int, width: int, rows: slice, columns: slice) -> np.ndarray:
 
 def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def check_law_3(
+    model: InpaintPipeline, image: np.ndarray, hole: np.ndarray, finer: bool = False
+) -> None:
+    """Decode an image of the model's size; ``finer`` tells a guided one of a coarser fill."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+    holes = torch.from_numpy(hole)[None]
+    known = pixels.masked_fill(holes[:, None], 0.0)
+    tokens = fill_tokens(
+        model.tokenizer,
+        model.transformer,
+        known,
+        holes,
+        [torch.Generator().manual_seed(0)],
+        model.defaults,
+        Guide(known, torch.tensor([finer])),
+    )
+    stays = ~model.tokenizer.token_mask(holes)
+    assert stays.any() and not stays.all()
+    assert torch.equal(tokens[stays], model.tokenizer.encode(pixels)[stays])
 
 
 def bytes_of(array: np.ndarray) -> np.ndarray:

@@ -8,14 +8,13 @@ import torch
 from PIL import Image
 from skimage.data import chelsea
 
-from conftest import fill_arrays
+from conftest import check_law_3, fill_arrays
 from maskweave.checkpoint import SHIPPED
 from maskweave.cli.demo import FACE
 from maskweave.evaluation.baselines import biharmonic, navier_stokes
 from maskweave.evaluation.examples import Batch, by_stem, read_rgb, spread
 from maskweave.evaluation.metrics import lpips_distances
-from maskweave.fill import fill_tokens
-from maskweave.holes import KINDS, draw_hole, token_mask
+from maskweave.holes import KINDS, draw_hole
 from maskweave.images import Hole, Pixels
 from maskweave.pipeline import InpaintPipeline
 from maskweave.tokenizer.losses import perceptual_loss
@@ -71,20 +70,7 @@ def test_fills_are_those_that_were_stored(
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_law_3(cats64: InpaintPipeline, face: Pixels, kind: str) -> None:
-    image = torch.from_numpy(face).permute(2, 0, 1)[None] / 127.5 - 1
-    hole = torch.from_numpy(drawn(kind))[None]
-    known = image.masked_fill(hole[:, None], 0.0)
-    tokens = fill_tokens(
-        cats64.tokenizer,
-        cats64.transformer,
-        known,
-        hole,
-        [torch.Generator().manual_seed(0)],
-        cats64.defaults,
-    )
-    stays = ~token_mask(hole, 4)
-    assert stays.any()
-    assert torch.equal(tokens[stays], cats64.tokenizer.encode(image)[stays])
+    check_law_3(cats64, face, drawn(kind))
 
 
 def test_law_4(cats64: InpaintPipeline, face: Pixels) -> None:

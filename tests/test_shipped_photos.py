@@ -4,18 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from skimage.data import coffee
 
-from conftest import fill_arrays
+from conftest import check_law_3, fill_arrays
 from maskweave.checkpoint import SHIPPED
 from maskweave.classical import ClassicalPipeline
 from maskweave.evaluation.examples import by_stem, read_rgb, spread
 from maskweave.evaluation.lattice import Peaks, peaks_of, strongest
 from maskweave.evaluation.metrics import lpips_distances
-from maskweave.fill import fill_tokens
-from maskweave.guide import Guide
-from maskweave.holes import PHOTO_KINDS, draw_hole, token_mask
+from maskweave.holes import PHOTO_KINDS, draw_hole
 from maskweave.images import Hole, Pixels
 from maskweave.levels import plan_levels
 from maskweave.pipeline import InpaintPipeline
@@ -65,23 +62,10 @@ def test_laws_1_2_and_4_in_a_hole_of_two_levels(photos: InpaintPipeline) -> None
     assert abs(first.astype(int) - together).max() <= 2
 
 
-def test_law_3(photos: InpaintPipeline) -> None:
-    image = torch.from_numpy(coffee()[100:228, 200:328]).permute(2, 0, 1)[None] / 127.5 - 1
-    hole = torch.from_numpy(drawn("thick", coffee()[:128, :128]))[None]
-    known = image.masked_fill(hole[:, None], 0.0)
-    stays = ~token_mask(hole, 8)
-    assert 0 < stays.sum() < stays.numel()
-    for finer in (False, True):
-        tokens = fill_tokens(
-            photos.tokenizer,
-            photos.transformer,
-            known,
-            hole,
-            [torch.Generator().manual_seed(0)],
-            photos.defaults,
-            Guide(known, torch.tensor([finer])),
-        )
-        assert torch.equal(tokens[stays], photos.tokenizer.encode(image)[stays])
+@pytest.mark.parametrize("finer", [False, True])
+def test_law_3(photos: InpaintPipeline, finer: bool) -> None:
+    image = coffee()[100:228, 200:328]
+    check_law_3(photos, image, drawn("thick", image), finer=finer)
 
 
 def test_laws_4_and_7(photos: InpaintPipeline, tmp_path: Path) -> None:

@@ -149,8 +149,8 @@ class Windows:
         self, hole: Hole, side: int, *, context: float = 0.25, levels: int | None = None
     ) -> None:
         # A guide tells what is around: half the context paints as well, in fewer windows.
-        self._levels = [
-            _LevelPlan(
+        self.plans = [
+            LevelPlan(
                 level,
                 plan_windows(level.thin, side, context=context),
                 plan_windows(level.thick, side, context=context / 2),
@@ -160,7 +160,7 @@ class Windows:
 
     def __len__(self) -> int:
         """Return the number of pieces."""
-        rounds = itertools.chain(*(each.thin + each.thick for each in self._levels))
+        rounds = itertools.chain(*(each.thin + each.thick for each in self.plans))
         return sum(len(windows) for windows in rounds)
 
     def walk(self, filling: Filling) -> Walk:
@@ -168,14 +168,14 @@ class Windows:
         pixels = filling.canvases[-1].pixels if filling.keep_known else filling.pixels.copy()
         unknown = filling.hole.copy()
         above: list[_Scale] = []
-        for plan in self._levels:
+        for plan in self.plans:
             if above:
                 pixels, unknown = shrink_photo(pixels, unknown)
             above.append(_Scale(plan.level.exponent, pixels, unknown, None))
             for windows in _seeing(plan.thin, unknown):
                 yield [_WindowPiece(one, plan.level.thin, above[-1], filling) for one in windows]
         coarse = above.pop()
-        for plan in self._levels[-2::-1]:
+        for plan in self.plans[-2::-1]:
             fine = above.pop()
             guide = enlarge_guide(coarse.pixels, *fine.unknown.shape)
             coarse = _Scale(fine.exponent, fine.pixels, fine.unknown, guide)
@@ -252,7 +252,7 @@ def check_framing(framing: str, guided: bool, image_size: tuple[int, int]) -> Fr
     return framing
 
 
-class _LevelPlan(NamedTuple):
+class LevelPlan(NamedTuple):
     """A level and the rounds of windows over both its parts."""
 
     level: Level
