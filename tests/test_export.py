@@ -33,6 +33,9 @@ from maskweave.tokenizer.losses import perceptual_loss
 from maskweave.transformer import BidirectionalTransformer, TransformerConfig
 from tiny_exports import RUNTIMES
 
+pytest.importorskip("openvino", reason="the extra openvino is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
 
 def pictures(count: int, side: int = 24) -> list[Pixels]:
     rng = np.random.default_rng(0)

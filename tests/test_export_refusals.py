@@ -17,6 +17,9 @@ from maskweave.tracing import write_graphs
 from maskweave.training.decoder_task import DecoderRecipe
 from maskweave.training.train import train_decoder
 
+pytest.importorskip("openvino", reason="the extra openvino is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+
 
 def test_nothing_is_left_of_an_export_that_fails(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
