@@ -142,6 +142,24 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_what_ray_prints_is_not_taken_for_outputs(
+    photos: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import maskweave.ray
+
+    def fill(*arguments: Any, **options: Any) -> None:
+        print("(raylet) WARNING")
+        done(*arguments, **options)
+
+    done = maskweave.ray.fill_table
+    monkeypatch.setattr(maskweave.ray, "fill_table", fill)
+    result = run(*command(photos, tiny_model, tmp_path / "out", "--ray"))
+    assert result.exit_code == 1, result.output
+    assert len(result.stdout.splitlines()) == FILES
+    assert "(raylet) WARNING" in result.stderr
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_folder_that_is_called_as_a_shipped_model_is_not_taken_for_it(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

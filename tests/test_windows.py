@@ -367,8 +367,13 @@ def test_two_hundred_thousand_specks_on_24_megapixels_are_planned_in_a_second() 
     rng = np.random.default_rng(0)
     hole = np.zeros((4000, 6000), dtype=bool)
     hole[rng.integers(0, 4000, 200_000), rng.integers(0, 6000, 200_000)] = True
-    start = time.process_time()
-    [level] = plan_levels(hole, 128)
-    windows = planned(level.thin, 128)
-    assert time.process_time() - start < 3  # 0.5 s on an idle core
-    assert len(windows) <= -(-4000 // 64) * -(-6000 // 64)
+
+    def plan() -> tuple[float, int]:
+        start = time.process_time()
+        [level] = plan_levels(hole, 128)
+        windows = planned(level.thin, 128)
+        return time.process_time() - start, len(windows)
+
+    seconds, windows = min(plan() for _ in range(3))  # other processes slow the memory down
+    assert seconds < 1
+    assert windows <= -(-4000 // 64) * -(-6000 // 64)

@@ -198,14 +198,20 @@ def _around(core: slice, side: int, window: int) -> slice:
 
 def _rounds(windows: list[Window], side: int) -> list[list[Window]]:
     """Put each window into the first round in which it meets no other."""
-    starts = np.array([(one.rows.start, one.columns.start) for one in windows]).reshape(-1, 2).T
-    taken = np.zeros(len(windows), dtype=int)
+    cells: dict[tuple[int, int], list[tuple[int, int, int]]] = {}  # so that few are compared
     rounds: list[list[Window]] = []
-    for i, window in enumerate(windows):
-        meets = (np.abs(starts[:, :i] - starts[:, i, None]) < side).all(axis=0)
-        used = set(taken[:i][meets].tolist())
-        taken[i] = next(number for number in itertools.count() if number not in used)
-        if taken[i] == len(rounds):
+    for window in windows:
+        top, left = window.rows.start, window.columns.start
+        row, column = top // side, left // side
+        used = {
+            number
+            for cell in itertools.product(range(row - 1, row + 2), range(column - 1, column + 2))
+            for y, x, number in cells.get(cell, ())
+            if abs(y - top) < side and abs(x - left) < side
+        }
+        number = next(number for number in itertools.count() if number not in used)
+        if number == len(rounds):
             rounds.append([])
-        rounds[taken[i]].append(window)
+        rounds[number].append(window)
+        cells.setdefault((row, column), []).append((top, left, number))
     return rounds

@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +83,8 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
     ]
     try:
         if rows:
-            with connected(cluster.address):
+            # What Ray tells of its cluster it prints among the names of outputs.
+            with redirect_stdout(sys.stderr), connected(cluster.address):
                 if asked.replace:
                     _forget(manifest)
                 fill_table(
