@@ -134,15 +134,16 @@ def test_a_run_that_is_stopped_says_how_far_it_came_and_goes_on(
         while not (photos / "out" / "b.png").exists():
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.02)  # so that it is not between writing a fill and counting it
         process.send_signal(number)
         stdout, stderr = process.communicate()
     assert process.returncode == 128 + number
     done = names(photos / "out")
     assert 2 <= len(done) < 8
-    assert stdout.split() == [str(photos / "out" / name) for name in done]
+    told = stdout.split()
+    assert len(done) - len(told) in (0, 1)  # it may have been between writing one and counting it
+    assert told == [str(photos / "out" / name) for name in done[: len(told)]]
     goes_on = "the same command with --skip-existing goes on from there"
-    assert stderr == f"stopped: {len(done)} of 8 done; {goes_on}\n"
+    assert stderr == f"stopped: {len(told)} of 8 done; {goes_on}\n"
     result = run(*command, "--skip-existing")
     assert result.exit_code == 0, result.output
     assert f"{8 - len(done)} of 8 in" in result.stderr
