@@ -83,7 +83,7 @@ def do_on_cluster(jobs: Sequence[Job], cluster: Cluster, asked: Asked) -> None:
     ]
     try:
         if rows:
-            # What Ray tells of its cluster it prints among the names of outputs.
+            # Ray prints warnings of its cluster on stdout, which is for the names of outputs.
             with redirect_stdout(sys.stderr), connected(cluster.address):
                 if asked.replace:
                     _forget(manifest)
